@@ -1,0 +1,1 @@
+"""Numbers from run records: Pass@k, intervals, cost."""
