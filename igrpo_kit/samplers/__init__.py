@@ -1,9 +1,9 @@
 """Who generates: prompts in, `Samples` out, whatever the engine behind it.
 
-A sampler turns P prompts into P * n completions and keeps the log-prob of every token at the moment it
-was drawn. These are the old log-probs of the importance ratio (Eq. 12), so the distribution sampled
-from must be the one scored: temperature is offered, top-p and top-k are not. They cut the tail off, and
-the ratio would then compare the policy with a distribution nobody sampled from.
+A sampler turns P prompts into P * n completions and keeps the log-prob of every token at the moment
+it was drawn. These are the old log-probs of the importance ratio (Eq. 12), so the distribution
+sampled from must be the one scored: temperature is offered, top-p and top-k are not. They cut the
+tail off, and the ratio would then compare the policy with a distribution nobody sampled from.
 """
 
 from collections.abc import Sequence
@@ -40,10 +40,10 @@ class Samples:
     """P * n completions, row-major by prompt: rows i*n ... i*n + n-1 belong to prompt i.
 
     `mask` is True up to and including the first end-of-sequence token; padding never enters it.
-    `log_probs` (nats) are at the sampler's temperature, `entropies` (nats) of the full vocabulary at
-    that temperature; both are 0 outside the mask. Greedy samples have log-prob 0 and entropy 0: the
-    distribution they come from has one outcome. `texts` are the tokens before the end-of-sequence
-    token, special ones included, so that nothing the policy wrote is hidden from a verifier.
+    `log_probs` (nats) are at the sampler's temperature, `entropies` (nats) of the full vocabulary
+    at that temperature; both are 0 outside the mask. Greedy samples have log-prob 0 and entropy 0:
+    the distribution they come from has one outcome. `texts` are the tokens before the
+    end-of-sequence token, special ones included: nothing the policy wrote is hidden from a verifier.
     """
 
     prompt_ids: list[list[int]]

@@ -1,4 +1,4 @@
-"""A sampler that reads from a script: for lessons and tests, where every number must be known beforehand."""
+"""A sampler that reads from a script: for lessons and tests, where every number must be known."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +13,10 @@ _CHARACTER_EOS = 0  # no text holds the NUL character
 class ScriptedSampler:
     """Answers with the given `texts`, in the order the rows are asked for.
 
-    The script of one iGRPO step is thus: prompt 0's N drafts, prompt 1's N drafts, ..., then prompt 0's
-    G refinements, and so on. Texts become token ids by `tokenizer`, or without one by characters (id =
-    code point, 0 ends a sequence). `log_probs` gives each text's token log-probs, end-of-sequence token
-    included; without it they are 0, as a script has no chance in it.
+    The script of one iGRPO step is thus: prompt 0's N drafts, prompt 1's N drafts, ..., then prompt
+    0's G refinements, and so on. Texts become token ids by `tokenizer`, or without one by characters
+    (id = code point, 0 ends a sequence). `log_probs` gives each text's token log-probs,
+    end-of-sequence token included; without it they are 0, as a script has no chance in it.
 
     Raises ValueError where texts and log-probs disagree in length, RuntimeError when the script has
     fewer lines left than are asked for.
@@ -55,9 +55,8 @@ class ScriptedSampler:
         check_request(prompts, num_samples)
         start, stop = self._next, self._next + len(prompts) * num_samples
         if stop > len(self._texts):
-            raise RuntimeError(
-                f"the script has {len(self._texts) - start} texts left, {stop - start} were asked for"
-            )
+            left = len(self._texts) - start
+            raise RuntimeError(f"the script has {left} texts left, {stop - start} were asked for")
         self._next = stop
         ids = self._ids[start:stop]
         return Samples(
