@@ -43,7 +43,7 @@ class Samples:
     `log_probs` (nats) are at the sampler's temperature, `entropies` (nats) of the full vocabulary
     at that temperature; both are 0 outside the mask. Greedy samples have log-prob 0 and entropy 0:
     the distribution they come from has one outcome. `texts` are the tokens before the
-    end-of-sequence token, special ones included: nothing the policy wrote is hidden from a verifier.
+    end-of-sequence token, special ones included: nothing the policy wrote hides from a verifier.
     """
 
     prompt_ids: list[list[int]]

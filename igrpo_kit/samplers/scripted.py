@@ -14,7 +14,7 @@ class ScriptedSampler:
     """Answers with the given `texts`, in the order the rows are asked for.
 
     The script of one iGRPO step is thus: prompt 0's N drafts, prompt 1's N drafts, ..., then prompt
-    0's G refinements, and so on. Texts become token ids by `tokenizer`, or without one by characters
+    0's G refinements, and so on. Texts become token ids by `tokenizer`, without one by characters
     (id = code point, 0 ends a sequence). `log_probs` gives each text's token log-probs,
     end-of-sequence token included; without it they are 0, as a script has no chance in it.
 
