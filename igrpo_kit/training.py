@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -336,7 +336,7 @@ class _Run:
         self.sampler, self.config = sampler, config
         self.step = 0
         self.tokens_sampled = self.tokens_trained = 0
-        self.seconds = 0.0
+        self.seconds = self.cpu_seconds = 0.0
         self.pending: Stage | None = None
         self.between_steps = True
         self.generator = torch.Generator().manual_seed(derived_seed(config.seed, "selection"))
@@ -379,7 +379,7 @@ class _Run:
 
     def advance(self) -> tuple[Row, Rollout]:
         """One step: rollout, update, metrics."""
-        start, config, step = perf_counter(), self.config, self.step + 1
+        start, cpu_start, config, step = perf_counter(), process_time(), self.config, self.step + 1
         self.between_steps = False  # from here to the end nothing of the state may be saved
         rollout = self._rollout(step)
         self.pending = self._next_drafts(step + 1)
@@ -405,6 +405,7 @@ class _Run:
         self.tokens_sampled += int(row["tokens"] + drafted)
         self.tokens_trained += int(row["tokens"] + (drafted if config.train_drafts else 0))
         self.seconds += perf_counter() - start
+        self.cpu_seconds += process_time() - cpu_start
         self.step, self.between_steps = step, True
         return {
             "step": step,
@@ -415,6 +416,7 @@ class _Run:
             "tokens_trained": self.tokens_trained,
             "seconds/step": perf_counter() - start,
             "seconds/total": self.seconds,
+            "seconds/cpu_total": self.cpu_seconds,
             "memory/peak_mb": peak_memory_mb(),
         }, rollout
 
@@ -423,7 +425,7 @@ class _Run:
         return {
             "step": self.step,
             "tokens": [self.tokens_sampled, self.tokens_trained],
-            "seconds": self.seconds,
+            "seconds": [self.seconds, self.cpu_seconds],
             "config": self.config.to_row(),
             "model": self.policy.model.state_dict(),
             "reference": None if self.reference is None else self.reference.state_dict(),
@@ -450,7 +452,8 @@ class _Run:
         self.sampler.load_state_dict(state["sampler"])
         self.generator.set_state(state["selection"])
         restore_random_states(state["random"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step = state["step"]
+        self.seconds, self.cpu_seconds = state["seconds"]
         self.tokens_sampled, self.tokens_trained = state["tokens"]
         self.pending = None if state["pending"] is None else _stage_from_tree(state["pending"])
 
@@ -533,12 +536,13 @@ def train(
         while run.step < config.steps and not stop.is_set():
             with _interrupt_sets(stop):
                 row = _recorded_step(run, log, samples_every)
-                if path is not None and checkpoint_every and run.step % checkpoint_every == 0:
-                    save_checkpoint(path, run.state())
-                    saved_at = run.step
             bar.update()
             bar.set_postfix(reward=f"{row['reward']:.3f}", entropy=f"{row['entropy']:.3f}")
             yield row
+            # After the caller's own work on this step, so that no checkpoint is ahead of it.
+            if path is not None and checkpoint_every and run.step % checkpoint_every == 0:
+                save_checkpoint(path, run.state())
+                saved_at = run.step
     finally:
         bar.close()
         if path is not None and saved_at < run.step and run.between_steps:
