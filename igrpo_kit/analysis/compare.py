@@ -1,7 +1,7 @@
 """From the records of an experiment to one table: every number with its seeds, its interval, its budget.
 
-Methods are compared at three matched budgets. *Rollouts*: the end of the run, where all have drawn P * (N + G)
-completions per step (GRPO-4 half of that). *Gradient tokens*: where each has trained on as many tokens as
+Methods are compared at three matched budgets. *Rollouts*: the end of the run, where all have drawn
+P * (N + G) completions per step (GRPO-4 half of that). *Gradient tokens*: where each has trained on as many tokens as
 the thriftiest method in all. *Seconds*: where each has used as much processor time as the quickest in all,
 evaluations not counted. Between two evaluations accuracy is interpolated linearly.
 """
