@@ -65,7 +65,7 @@ class Reward:
         values = self.score(problems, [text_of(completion) for completion in completions]).values
         return [None if math.isnan(value) else value for value in values]
 
-    def _problem(self, columns: Mapping[str, Sequence[Any]], row: int) -> Problem:
+    def _problem(self, columns: Mapping[str, Any], row: int) -> Problem:
         values = {"id": f"row {row}", "question": "", "answer": "", "source": ""}
         for name in values:
             if columns.get(name) is not None and columns[name][row] is not None:
