@@ -46,9 +46,7 @@ class ScriptedSampler:
     def _encode_prompt(self, messages: Messages) -> list[int]:
         if self.tokenizer is None:
             return [ord(c) for message in messages for c in message["content"]]
-        return self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=False
-        )
+        return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
 
     def sample(self, prompts: Sequence[Messages], num_samples: int) -> Samples:
         """The next len(prompts) * num_samples lines of the script."""
