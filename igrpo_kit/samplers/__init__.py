@@ -8,7 +8,7 @@ tail off, and the ratio would then compare the policy with a distribution nobody
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -60,6 +60,7 @@ class Samples:
         return len(self.texts) // len(self.prompt_ids)
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """Anything that answers each of P prompts with `num_samples` completions."""
 
