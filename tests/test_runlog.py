@@ -14,12 +14,17 @@ def test_rows_come_back_in_order(tmp_path):
     path = tmp_path / "rows.jsonl"
     for row in ({"step": 1, "text": "3 + 4\n= 7 \u2603"}, {"step": 2, "x": 0.1 + 0.2}):
         append_row(path, row)
-    assert list(read_rows(path)) == [{"step": 1, "text": "3 + 4\n= 7 \u2603"}, {"step": 2, "x": 0.30000000000000004}]
+    assert list(read_rows(path)) == [
+        {"step": 1, "text": "3 + 4\n= 7 \u2603"},
+        {"step": 2, "x": 0.30000000000000004},
+    ]
 
 
 def test_what_json_cannot_hold(tmp_path):
     path = tmp_path / "rows.jsonl"
-    append_row(path, {"nan": math.nan, "inf": math.inf, "nested": [math.nan], "lone": "a\ud800b", "nul": "\x00"})
+    append_row(
+        path, {"nan": math.nan, "inf": math.inf, "nested": [math.nan], "lone": "a\ud800b", "nul": "\x00"}
+    )
     (row,) = read_rows(path)
     assert row == {"nan": None, "inf": "inf", "nested": [None], "lone": "a\ud800b", "nul": "\x00"}
 
