@@ -22,9 +22,9 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from . import puzzles
-from .grading import Grade, extract_answer
-from .puzzles import Verdict
+from igrpo_kit import puzzles
+from igrpo_kit.grading import Grade, extract_answer
+from igrpo_kit.puzzles import Verdict
 
 Split = Literal["train", "held_out"]
 
@@ -214,6 +214,9 @@ _EXACT: dict[str, Callable[[str, str], Verdict]] = {
 }
 
 
+_OPENED = re.compile(r"\\(?:boxed|fbox)\s*\{|<answer>")
+
+
 def has_exact_verifier(source: str) -> bool:
     """Whether `verify` can check problems of this source; the others need a `grading.Grader`."""
     return source in _EXACT or source in _GYM_SOURCES
@@ -230,8 +233,7 @@ def verify(problem: Problem, completion: str) -> Verdict:
     """
     answer = extract_answer(completion)
     if answer is None:
-        opened = "\\boxed" in completion or "<answer>" in completion
-        answer = "" if opened else completion
+        answer = "" if _OPENED.search(completion) else completion
     if not has_exact_verifier(problem.source):
         raise ValueError(
             f"problem {problem.id}: source {problem.source!r} has no exact verifier; use a Grader"
