@@ -361,7 +361,7 @@ def test_golds_that_are_not_accepted_for_themselves_are_named() -> None:
     ]
     grader = ScriptedGrader()
     assert check_golds(mixed, grader) == {"b": "unparsed_gold", "d": "incorrect"}
-    assert grader.asked == [("18", "\\boxed{18}"), ("??", "\\boxed{??}")]
+    assert grader.asked == [("18", "<answer>18</answer>"), ("??", "<answer>??</answer>")]
 
 
 # ---------------------------------------------------------------- files
