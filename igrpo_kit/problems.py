@@ -261,7 +261,7 @@ def check_golds(problems: Sequence[Problem], grader: SupportsGrading) -> dict[st
     """
     graded = [p for p in problems if not has_exact_verifier(p.source)]
     grades = grader.grade([p.answer for p in graded], [f"<answer>{p.answer}</answer>" for p in graded])
-    statuses = {p.id: grade.status for p, grade in zip(graded, grades, strict=True)}
+    statuses: dict[str, str] = {p.id: grade.status for p, grade in zip(graded, grades, strict=True)}
     statuses |= {p.id: verify(p, p.answer)[1] for p in problems if has_exact_verifier(p.source)}
     return {p.id: statuses[p.id] for p in problems if statuses[p.id] != "correct"}
 
