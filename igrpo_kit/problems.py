@@ -173,7 +173,7 @@ def _check_gym(dataset: str, gold: str, answer: str) -> Verdict:
     become full advantages. It also takes the first number of a text, or a text that contains the gold:
     so it is handed one plain number or nothing.
     """
-    answer = answer.strip().strip("$").strip()
+    answer = answer.replace(r"\$", "").strip().strip("$").strip()
     if not _GYM_NUMBER.fullmatch(answer):
         return 0.0, "unparsed_answer"
     score = _gym(dataset).score_answer(answer.replace(",", ""), {"answer": gold})
@@ -212,8 +212,6 @@ _EXACT: dict[str, Callable[[str, str], Verdict]] = {
     "countdown-max": puzzles.check_countdown_max,
     "addition": puzzles.check_addition,
 }
-
-
 _OPENED = re.compile(r"\\(?:boxed|fbox)\s*\{|<answer>")
 
 
@@ -231,13 +229,13 @@ def verify(problem: Problem, completion: str) -> Verdict:
 
     Raises ValueError if the source has no exact verifier or the question is not one of its kind.
     """
-    answer = extract_answer(completion)
-    if answer is None:
-        answer = "" if _OPENED.search(completion) else completion
     if not has_exact_verifier(problem.source):
         raise ValueError(
             f"problem {problem.id}: source {problem.source!r} has no exact verifier; use a Grader"
         )
+    answer = extract_answer(completion)
+    if answer is None:
+        answer = "" if _OPENED.search(completion) else completion
     if not answer.strip():
         return 0.0, "no_answer"
     if problem.source in _EXACT:

@@ -309,6 +309,7 @@ GSM = Problem("g", "How many?", "1288", "reasoning-gym/gsm_symbolic")
         ("\\boxed{1288}", (1, "correct")),
         ("\\boxed{1,288}", (1, "correct")),  # its scorer alone would read 1
         ("\\boxed{$1288$}", (1, "correct")),
+        ("\\boxed{\\$1,288}", (1, "correct")),
         ("\\boxed{1288.0}", (1, "correct")),
         ("<answer> 1288 </answer>", (1, "correct")),
         ("\\boxed{17}", (0, "incorrect")),  # its scorer alone would give 0.01
