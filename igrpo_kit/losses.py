@@ -171,6 +171,16 @@ class GRPO:
         """One number from per-token terms; see `reduce_tokens`."""
         return reduce_tokens(x, mask, self.reduction)
 
+    def share(self, part: Bool[Tensor, "B1 T1"], whole: Bool[Tensor, "B2 T2"]) -> float:
+        """What the mean over a whole batch multiplies the mean over one part of it by.
+
+        So sum_k share_k * loss_k over the parts of a batch is the loss of the batch: gradient accumulation
+        that does not depend on how the batch was cut.
+        """
+        if self.reduction == "token_mean":
+            return part.sum().item() / whole.sum().item()
+        return part.shape[0] / whole.shape[0]
+
     def loss(
         self,
         log_probs: Float[Tensor, "B T"],

@@ -5,30 +5,32 @@ to see what Stage 1 buys (a better draft), what it costs (a smaller group), and 
 to teach (all its rewards agree, so every advantage is 0).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike
+
+Numbers = int | float | np.number | np.ndarray | Sequence
 
 _CHUNK = 1 << 22  # uniform draws held at once: 32 MB whatever the number of trials
 
 
-def _probability(p: ArrayLike, name: str) -> np.ndarray:
+def _probability(p: Numbers, name: str) -> np.ndarray:
     array = np.asarray(p, dtype=np.float64)
     if not np.all((array >= 0) & (array <= 1)):  # NaN fails both comparisons
         raise ValueError(f"{name} must lie in [0, 1], got {p!r}")
     return array
 
 
-def _count(n: ArrayLike, name: str) -> np.ndarray:
+def _count(n: Numbers, name: str) -> np.ndarray:
     array = np.asarray(n)
     if not np.issubdtype(array.dtype, np.integer) or not np.all(array >= 1):
         raise ValueError(f"{name} must be a whole number >= 1, got {n!r}")
     return array
 
 
-def best_of_n_probability(p: ArrayLike, n: ArrayLike) -> np.ndarray | np.float64:
+def best_of_n_probability(p: Numbers, n: Numbers) -> np.ndarray | np.float64:
     """Probability that the best of n independent drafts is right: 1 - (1 - p)^n (Proposition 3.1).
 
     `p` and `n` broadcast against each other. p is one prompt's success probability; put a mean over
@@ -41,7 +43,7 @@ def best_of_n_probability(p: ArrayLike, n: ArrayLike) -> np.ndarray | np.float64
         return -np.expm1(n * np.log1p(-p))  # keeps its digits for p = 1e-12, where 1 - (1-p)^n has none
 
 
-def dead_group_probability(p: ArrayLike, group_size: ArrayLike) -> np.ndarray | np.float64:
+def dead_group_probability(p: Numbers, group_size: Numbers) -> np.ndarray | np.float64:
     """Probability that all rewards of a group agree: p^G + (1 - p)^G. Then every advantage is 0 (Eq. 4).
 
     `p` and `group_size` broadcast. A group of one is always dead.

@@ -1,12 +1,14 @@
 """How sure a number is: Wilson for a share, Student for seeds, the bootstrap for problems. All seeded."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 from scipy.stats import t as student_t
+
+Numbers = np.ndarray | Sequence
 
 _CHUNK = 1 << 22  # resampled indices held at once
 
@@ -29,7 +31,7 @@ def _check_confidence(confidence: float) -> None:
         raise ValueError(f"confidence must lie strictly between 0 and 1, got {confidence}")
 
 
-def _finite_vector(values: ArrayLike, name: str, at_least: int) -> Float[np.ndarray, " n"]:
+def _finite_vector(values: Numbers, name: str, at_least: int) -> Float[np.ndarray, " n"]:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or len(array) < at_least:
         raise ValueError(f"{name}: a flat list of at least {at_least}, got shape {array.shape}")
@@ -59,7 +61,7 @@ def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) ->
     return Interval(p, low, high, confidence)
 
 
-def student_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
+def student_interval(values: Numbers, *, confidence: float = 0.95) -> Interval:
     """mean ± t * s / sqrt(n) for a few independent runs, such as training seeds (Student, 1908).
 
     With 3 seeds t is 4.30, not 1.96: the honest price of three runs. Raises ValueError for fewer than 2.
@@ -72,7 +74,7 @@ def student_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval
 
 
 def bootstrap_interval(
-    values: ArrayLike,
+    values: Numbers,
     *,
     rng: np.random.Generator,
     confidence: float = 0.95,
@@ -97,8 +99,8 @@ def bootstrap_interval(
 
 
 def paired_difference(
-    first: ArrayLike,
-    second: ArrayLike,
+    first: Numbers,
+    second: Numbers,
     *,
     rng: np.random.Generator,
     confidence: float = 0.95,

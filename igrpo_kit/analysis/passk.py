@@ -1,9 +1,12 @@
 """pass@k without bias: the chance that k of the n samples drawn hold a right one (arXiv 2107.03374)."""
 
+from collections.abc import Sequence
+
 import numpy as np
-from numpy.typing import ArrayLike
 
 from igrpo_kit.analysis.intervals import Interval, bootstrap_interval
+
+Numbers = int | np.integer | np.ndarray | Sequence
 
 
 def _pass_at_k_one_n(n: int, correct: np.ndarray, k: int) -> np.ndarray:
@@ -14,7 +17,7 @@ def _pass_at_k_one_n(n: int, correct: np.ndarray, k: int) -> np.ndarray:
     return np.where(correct >= certain, 1.0, -np.expm1(log_miss[np.minimum(correct, certain - 1)]))
 
 
-def pass_at_k(num_samples: ArrayLike, num_correct: ArrayLike, k: int) -> np.ndarray:
+def pass_at_k(num_samples: Numbers, num_correct: Numbers, k: int) -> np.ndarray:
     """1 - C(n - c, k) / C(n, k): unbiased pass@k for each problem (Chen et al., 2021, Eq. 1).
 
     `num_samples` n and `num_correct` c broadcast, one entry per problem; k is one number. "Did one of the
@@ -39,8 +42,8 @@ def pass_at_k(num_samples: ArrayLike, num_correct: ArrayLike, k: int) -> np.ndar
 
 
 def pass_at_k_interval(
-    num_samples: ArrayLike,
-    num_correct: ArrayLike,
+    num_samples: Numbers,
+    num_correct: Numbers,
     k: int,
     *,
     rng: np.random.Generator,

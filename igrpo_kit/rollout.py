@@ -1,0 +1,208 @@
+"""The two stages of iGRPO over any sampler and any reward (Algorithm 1, lines 5-15); no gradients here.
+
+Stage 1 draws N drafts per problem, scores them and selects one. Stage 2 draws G refinements from the
+refinement prompt q' and scores them. GRPO is the case N = 0: Stage 2 alone, from q.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from igrpo_kit.problems import Problem
+from igrpo_kit.prompts import PAPER_FORMAT, PromptFormat
+from igrpo_kit.rewards import Reward, Scores, as_reward
+from igrpo_kit.samplers import Messages, Sampler, Samples
+from igrpo_kit.selection import NO_DRAFT, select_best_draft
+
+RewardFunction = Callable[[Sequence[Problem], Sequence[str]], Sequence[float]]
+"""A user's own reward: rows of problems and completions -> one number each."""
+
+Selector = Callable[[Tensor], Tensor]
+"""Rewards [P, N] -> the index of each problem's draft, or NO_DRAFT."""
+
+NOT_DRAWN = "not_drawn"
+"""Status of a draft that early stopping saved; its reward is NaN, so no selector can pick it."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage drew and what it scored; rows of `samples` and `scores` are those of `rewards`, flat."""
+
+    samples: Samples
+    scores: Scores
+    rewards: Float[Tensor, "P n"]
+    seconds_sampling: float
+    seconds_scoring: float
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One step's experience. `refinements` is the group that is trained, drafted from q' or, for GRPO, q."""
+
+    problems: list[Problem]
+    drafts: Stage | None
+    """None for GRPO"""
+    selected: Int[Tensor, " P"] | None
+    """index of the draft each problem's Stage 2 was shown, NO_DRAFT where none; None for GRPO"""
+    refinements: Stage
+
+    def draft_text(self, problem: int) -> str | None:
+        """The draft Stage 2 was shown for this problem, None where there was none."""
+        if self.drafts is None or self.selected is None or self.selected[problem] == NO_DRAFT:
+            return None
+        return self.drafts.samples.texts[problem * self.drafts.rewards.shape[1] + int(self.selected[problem])]
+
+
+def sample_stage(
+    sampler: Sampler,
+    reward: Reward | RewardFunction,
+    problems: Sequence[Problem],
+    prompts: Sequence[Messages],
+    num_samples: int,
+) -> Stage:
+    """Draw `num_samples` completions per prompt and score each against its problem.
+
+    The reward is always R(q, o): it sees the problem, never the refinement prompt.
+    """
+    start = perf_counter()
+    samples = sampler.sample(prompts, num_samples)
+    sampled = perf_counter()
+    rows = [problem for problem in problems for _ in range(num_samples)]
+    scores = as_reward(reward).score(rows, samples.texts)
+    rewards = torch.tensor(scores.values, dtype=torch.float32).view(len(problems), num_samples)
+    return Stage(samples, scores, rewards, sampled - start, perf_counter() - sampled)
+
+
+def sample_drafts(
+    sampler: Sampler,
+    reward: Reward | RewardFunction,
+    problems: Sequence[Problem],
+    *,
+    num_drafts: int,
+    prompt_format: PromptFormat = PAPER_FORMAT,
+    stop_at: float | None = None,
+) -> Stage:
+    """Stage 1: N drafts per problem from q (Eq. 8).
+
+    `stop_at` draws the drafts one by one and stops each problem at its first with at least that reward. The
+    best draft's reward is distributed as before and fewer tokens are drawn, in N rounds instead of one; but
+    of several full-reward drafts the first is always kept, as in the default tie rule. Drafts never drawn
+    have reward NaN and status `NOT_DRAWN`.
+    """
+    prompts = [prompt_format.problem_messages(p.question) for p in problems]
+    if stop_at is None:
+        return sample_stage(sampler, reward, problems, prompts, num_drafts)
+    open_problems, rounds = list(range(len(problems))), []
+    for _ in range(num_drafts):
+        part = [problems[i] for i in open_problems]
+        stage = sample_stage(sampler, reward, part, [prompts[i] for i in open_problems], 1)
+        rounds.append((open_problems, stage))
+        open_problems = [
+            i
+            for i, value in zip(open_problems, stage.scores.values, strict=True)
+            if not value >= stop_at  # a NaN, a draft that could not be scored, does not stop
+        ]
+        if not open_problems:
+            break
+    return _gather_rounds(rounds, len(problems), num_drafts)
+
+
+def _gather_rounds(rounds: list[tuple[list[int], Stage]], P: int, N: int) -> Stage:
+    """One rectangular stage from rounds of one draft each; what was not drawn is an empty row."""
+    samples = [stage.samples for _, stage in rounds]
+    T = max(s.completion_ids.shape[1] for s in samples)
+
+    def gather(name: str, fill: float) -> Tensor:
+        first = getattr(samples[0], name)
+        out = torch.full((P * N, T), fill, dtype=first.dtype, device=first.device)
+        for n, (where, stage) in enumerate(rounds):
+            part = getattr(stage.samples, name)
+            out[torch.tensor(where) * N + n, : part.shape[1]] = part
+        return out
+
+    texts, reasons = [""] * (P * N), [NOT_DRAWN] * (P * N)
+    values, statuses = [float("nan")] * (P * N), [NOT_DRAWN] * (P * N)
+    for n, (where, stage) in enumerate(rounds):
+        for row, i in enumerate(where):
+            texts[i * N + n], reasons[i * N + n] = (
+                stage.samples.texts[row],
+                stage.samples.finish_reasons[row],
+            )
+            values[i * N + n], statuses[i * N + n] = stage.scores.values[row], stage.scores.statuses[row]
+    return Stage(
+        Samples(
+            prompt_ids=samples[0].prompt_ids,
+            completion_ids=gather("completion_ids", 0),
+            mask=gather("mask", False),
+            log_probs=gather("log_probs", 0.0),
+            entropies=None if samples[0].entropies is None else gather("entropies", 0.0),
+            texts=texts,
+            finish_reasons=reasons,
+        ),
+        Scores(values, statuses),
+        torch.tensor(values, dtype=torch.float32).view(P, N),
+        sum(stage.seconds_sampling for _, stage in rounds),
+        sum(stage.seconds_scoring for _, stage in rounds),
+    )
+
+
+def igrpo_rollout(
+    sampler: Sampler,
+    reward: Reward | RewardFunction,
+    problems: Sequence[Problem],
+    *,
+    num_drafts: int,
+    num_refinements: int,
+    select: Selector = select_best_draft,
+    prompt_format: PromptFormat = PAPER_FORMAT,
+    max_draft_tokens: int | None = None,
+    tokenizer: Any = None,
+    stop_at: float | None = None,
+    drafts: Stage | None = None,
+) -> Rollout:
+    """Both stages for P problems: N drafts, one selected (Eq. 2), G refinements of it (Eqs. 3 and 11).
+
+    N = 0 is GRPO with groups of G from q. The question is never cut; a draft is, to its last
+    `max_draft_tokens` by `tokenizer`. Two options, off by default, make Stage 1 cheaper:
+
+    - `stop_at`: see `sample_drafts`.
+    - `drafts`: a Stage 1 drawn earlier for these problems, say from the previous step's policy while this
+      step's was being computed. Drafts carry no gradient and no importance ratio, the refinements' ratio is
+      conditioned on whatever q' they were drawn from, so nothing needs correcting: only the distribution of
+      q' is one step old.
+
+    Raises ValueError for num_drafts < 0, num_refinements < 1, or drafts that do not fit the problems.
+    """
+    problems = list(problems)
+    if num_drafts < 0 or num_refinements < 1:
+        raise ValueError(f"num_drafts >= 0 and num_refinements >= 1, got {num_drafts}, {num_refinements}")
+    if drafts is not None and drafts.rewards.shape != (len(problems), num_drafts):
+        raise ValueError(f"drafts: [{len(problems)}, {num_drafts}] needed, got {list(drafts.rewards.shape)}")
+    if num_drafts == 0:
+        prompts = [prompt_format.problem_messages(p.question) for p in problems]
+        return Rollout(
+            problems, None, None, sample_stage(sampler, reward, problems, prompts, num_refinements)
+        )
+    if drafts is None:
+        drafts = sample_drafts(
+            sampler, reward, problems, num_drafts=num_drafts, prompt_format=prompt_format, stop_at=stop_at
+        )
+    selected = select(drafts.rewards)
+    prompts = []
+    for i, (problem, choice) in enumerate(zip(problems, selected.tolist(), strict=True)):
+        if choice == NO_DRAFT:
+            prompts.append(prompt_format.problem_messages(problem.question))
+        else:
+            text = drafts.samples.texts[i * num_drafts + choice]
+            prompts.append(
+                prompt_format.refinement_messages(
+                    problem.question, text, max_draft_tokens=max_draft_tokens, tokenizer=tokenizer
+                )
+            )
+    refinements = sample_stage(sampler, reward, problems, prompts, num_refinements)
+    return Rollout(problems, drafts, selected, refinements)

@@ -1,0 +1,68 @@
+"""A sampler that reads from a script: for lessons and tests, where every number must be known."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from . import Messages, Samples, check_request, pad_rows
+
+_CHARACTER_EOS = 0  # no text holds the NUL character
+
+
+class ScriptedSampler:
+    """Answers with the given `texts`, in the order the rows are asked for.
+
+    The script of one iGRPO step is thus: prompt 0's N drafts, prompt 1's N drafts, ..., then prompt
+    0's G refinements, and so on. Texts become token ids by `tokenizer`, without one by characters
+    (id = code point, 0 ends a sequence). `log_probs` gives each text's token log-probs,
+    end-of-sequence token included; without it they are 0, as a script has no chance in it.
+
+    Raises ValueError where texts and log-probs disagree in length, RuntimeError when the script has
+    fewer lines left than are asked for.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        tokenizer: Any = None,
+        log_probs: Sequence[Sequence[float]] | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self._texts = list(texts)
+        self._ids = [self._encode(text) for text in texts]
+        self._log_probs = log_probs or [[0.0] * len(ids) for ids in self._ids]
+        for i, (ids, row) in enumerate(zip(self._ids, self._log_probs, strict=True)):
+            if len(ids) != len(row):
+                raise ValueError(f"log_probs[{i}] has {len(row)} entries for {len(ids)} tokens")
+        self._next = 0
+
+    def _encode(self, text: str) -> list[int]:
+        if self.tokenizer is None:
+            return [*map(ord, text), _CHARACTER_EOS]
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [*ids, self.tokenizer.eos_token_id]
+
+    def _encode_prompt(self, messages: Messages) -> list[int]:
+        if self.tokenizer is None:
+            return [ord(c) for message in messages for c in message["content"]]
+        return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+
+    def sample(self, prompts: Sequence[Messages], num_samples: int) -> Samples:
+        """The next len(prompts) * num_samples lines of the script."""
+        check_request(prompts, num_samples)
+        start, stop = self._next, self._next + len(prompts) * num_samples
+        if stop > len(self._texts):
+            left = len(self._texts) - start
+            raise RuntimeError(f"the script has {left} texts left, {stop - start} were asked for")
+        self._next = stop
+        ids = self._ids[start:stop]
+        return Samples(
+            prompt_ids=[self._encode_prompt(messages) for messages in prompts],
+            completion_ids=pad_rows(ids, ids[0][-1], torch.long),
+            mask=pad_rows([[True] * len(row) for row in ids], False, torch.bool),
+            log_probs=pad_rows(self._log_probs[start:stop], 0.0, torch.float32),
+            entropies=None,
+            texts=self._texts[start:stop],
+            finish_reasons=["stop"] * (stop - start),
+        )

@@ -1,0 +1,565 @@
+"""One optimisation step, and the loop around it (Algorithm 1): rollout, advantages, loss, AdamW, record.
+
+`train_step` is the whole update and knows nothing of files; `train` is an iterator of metric rows that
+records, checkpoints and resumes. Two exact savings make iGRPO's update cheap: the G refinements of a group
+share their long prompt q', which is encoded once (`scoring`), and groups whose rewards all agree have
+advantage 0, so without a KL penalty they have gradient 0 and are not computed at all.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import hashlib
+import math
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from igrpo_kit import selection
+from igrpo_kit.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    random_states,
+    restore_random_states,
+    save_checkpoint,
+)
+from igrpo_kit.losses import GRPO, LossStats
+from igrpo_kit.metrics import fill_unscored, rollout_metrics
+from igrpo_kit.policies import Policy
+from igrpo_kit.problems import Problem
+from igrpo_kit.rewards import Reward, Scores
+from igrpo_kit.rollout import RewardFunction, Rollout, Selector, Stage, igrpo_rollout, sample_drafts
+from igrpo_kit.runlog import Row, RunLog, environment
+from igrpo_kit.samplers import Sampler, Samples
+from igrpo_kit.scoring import completion_log_probs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a run but the policy, the problems and the reward. Counts are per step.
+
+    GRPO is `num_drafts=0`; at a matched rollout budget its `num_refinements` is iGRPO's N + G.
+    """
+
+    steps: int
+    prompts: int = 32
+    """P"""
+    num_drafts: int = 4
+    """N"""
+    num_refinements: int = 4
+    """G"""
+    select: str = "best"
+    """best, worst, random, first or none"""
+    objective: GRPO = dataclasses.field(default_factory=GRPO)
+    train_drafts: bool = False
+    """our extension: the drafts also enter the update, as an ordinary group on q"""
+    inner_epochs: int = 1
+    """optimizer steps per rollout (mu); from the second on the ratio leaves 1 and the clip acts"""
+    micro_batches: int = 1
+    """the update is computed in this many pieces, with the same gradient"""
+    learning_rate: float = 3e-4
+    warmup_steps: int = 10
+    final_learning_rate: float = 1.0
+    """where the cosine ends, as a share of `learning_rate`; 1 keeps it constant, the paper has 0.1"""
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    max_draft_tokens: int | None = None
+    stop_at: float | None = None
+    """stop drawing a problem's drafts at this reward; see `rollout.sample_drafts`"""
+    stale_drafts: bool = False
+    """draw a step's drafts before the previous step's update, which they could then run beside"""
+    bfloat16: bool = False
+    """autocast the update to bfloat16, weights stay in float32"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive = ("steps", "prompts", "num_refinements", "inner_epochs", "micro_batches")
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.num_drafts < 0:
+            raise ValueError(f"num_drafts must be >= 0, got {self.num_drafts}")
+        if self.select not in SELECTORS:
+            raise ValueError(f"select: one of {sorted(SELECTORS)}, got {self.select!r}")
+        if self.num_drafts == 0 and (self.train_drafts or self.stale_drafts or self.stop_at is not None):
+            raise ValueError("train_drafts, stale_drafts and stop_at need num_drafts >= 1")
+        if self.train_drafts and self.stop_at is not None:
+            raise ValueError("train_drafts needs whole groups of drafts, stop_at leaves some undrawn")
+
+    def to_row(self) -> Row:
+        """Plain values for `config.json`, the objective by its name and settings."""
+        row = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        row["objective"] = {"name": type(self.objective).__name__, **dataclasses.asdict(self.objective)}
+        return row
+
+
+SELECTORS: dict[str, Callable[[torch.Generator], Selector]] = {
+    "best": lambda generator: selection.select_best_draft,
+    "worst": lambda generator: selection.select_worst_draft,
+    "random": lambda generator: lambda r: selection.select_random_draft(r, generator=generator),
+    "first": lambda generator: selection.select_first_draft,
+    "none": lambda generator: selection.select_no_draft,
+}
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or a gradient was NaN or infinite; the weights are those before the update.
+
+    `batch` holds what the update was computed from, as tensors and plain values.
+    """
+
+    def __init__(self, message: str, batch: Row) -> None:
+        super().__init__(message)
+        self.batch = batch
+
+
+def learning_rate_at(step: int, config: TrainConfig) -> float:
+    """Linear warm-up over `warmup_steps`, then a cosine to `final_learning_rate` (Table S.2); steps from 1.
+
+    A function of the step alone, so there is no scheduler to save.
+    """
+    if step <= config.warmup_steps:
+        return config.learning_rate * step / config.warmup_steps
+    done = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
+    low = config.final_learning_rate
+    return config.learning_rate * (low + (1 - low) * (1 + math.cos(math.pi * min(done, 1.0))) / 2)
+
+
+def problems_of_step(problems: Sequence[Problem], step: int, config: TrainConfig) -> list[Problem]:
+    """The P problems of a step: the set reshuffled each epoch, then cut into steps. Steps count from 1."""
+    picked = []
+    for position in range((step - 1) * config.prompts, step * config.prompts):
+        epoch, index = divmod(position, len(problems))
+        picked.append(problems[_epoch_order(len(problems), config.seed, epoch)[index]])
+    return picked
+
+
+def _epoch_order(count: int, seed: int, epoch: int) -> list[int]:
+    if (count, seed, epoch) not in _ORDERS:
+        _ORDERS.clear()
+        generator = torch.Generator().manual_seed(derived_seed(seed, f"epoch {epoch}"))
+        _ORDERS[count, seed, epoch] = torch.randperm(count, generator=generator).tolist()
+    return _ORDERS[count, seed, epoch]
+
+
+_ORDERS: dict[tuple[int, int, int], list[int]] = {}
+
+
+def derived_seed(seed: int, purpose: str) -> int:
+    """An independent seed for one purpose of a run, so that no two streams of random numbers coincide."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:7], "big")
+
+
+@dataclasses.dataclass
+class _Part:
+    """Some groups of a trained stage: what one forward and backward pass is computed from."""
+
+    prompt_ids: list[list[int]]
+    completion_ids: Tensor
+    mask: Tensor
+    advantages: Tensor
+    sampled_log_probs: Tensor
+    share: float
+    old_log_probs: Tensor | None = None
+    ref_log_probs: Tensor | None = None
+
+
+def _parts(stages: Sequence[Stage], objective: GRPO, micro_batches: int) -> list[_Part]:
+    """The trained stages cut into at most `micro_batches` pieces of whole groups each.
+
+    Groups of advantage 0 are left out where nothing else acts on them (beta = 0): their gradient is 0.
+    They stay in the mean, through `share`.
+    """
+    width = max(stage.samples.mask.shape[1] for stage in stages)
+    whole = torch.cat(
+        [torch.nn.functional.pad(s.samples.mask, (0, width - s.samples.mask.shape[1])) for s in stages]
+    )
+    parts = []
+    for stage in stages:
+        samples, (P, G) = stage.samples, stage.rewards.shape
+        advantages = objective.advantages(fill_unscored(stage.rewards))
+        trained = (advantages != 0).any(dim=1) if objective.beta == 0 else torch.ones(P, dtype=torch.bool)
+        groups = trained.nonzero().flatten()
+        for piece in groups.tensor_split(micro_batches):
+            if len(piece) == 0:
+                continue
+            rows = (piece[:, None] * G + torch.arange(G)).flatten().to(samples.mask.device)
+            length = int(samples.mask[rows].sum(dim=1).max())
+            mask = samples.mask[rows, :length]
+            parts.append(
+                _Part(
+                    prompt_ids=[samples.prompt_ids[i] for i in piece.tolist()],
+                    completion_ids=samples.completion_ids[rows, :length],
+                    mask=mask,
+                    advantages=advantages[piece].flatten().to(mask.device),
+                    sampled_log_probs=samples.log_probs[rows, :length],
+                    share=objective.share(mask, whole),
+                )
+            )
+    return parts
+
+
+def train_step(
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    rollout: Rollout,
+    objective: GRPO,
+    *,
+    temperature: float,
+    train_drafts: bool = False,
+    inner_epochs: int = 1,
+    micro_batches: int = 1,
+    max_grad_norm: float = 1.0,
+    reference: Any = None,
+    bfloat16: bool = False,
+) -> dict[str, float]:
+    """One policy update from a rollout (Eqs. 5, 27): `inner_epochs` optimizer steps, metrics returned.
+
+    Only the refinements' tokens are trained, conditioned on the prompt they were drawn from, q' for iGRPO
+    (with `train_drafts`, our extension, also the drafts', on q; the loss is then the mean over both). The
+    old log-probs are those of the first inner epoch, computed by the same code as the new ones: no extra
+    pass, and a ratio of exactly 1 there, whatever the sampler's own rounding. `temperature` is the
+    sampler's. `reference` is needed exactly when `objective.beta` > 0.
+
+    Raises NonFiniteError, before the weights change, where loss or gradient is NaN or infinite.
+    """
+    start = perf_counter()
+    stages = [rollout.refinements]
+    if train_drafts:
+        assert rollout.drafts is not None
+        stages.append(rollout.drafts)
+    parts = _parts(stages, objective, micro_batches)
+    autocast = torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=bfloat16)
+
+    def log_probs(scored: Any, part: _Part) -> Tensor:
+        with autocast:
+            return completion_log_probs(
+                scored, part.prompt_ids, part.completion_ids, part.mask, temperature=temperature
+            )
+
+    if reference is not None:
+        with torch.no_grad():
+            for part in parts:
+                part.ref_log_probs = log_probs(reference, part)
+    seen: list[tuple[int, LossStats]] = []
+    gaps: list[Tensor] = []
+    for epoch in range(inner_epochs):
+        _zero_gradients(model)
+        loss_value = 0.0
+        for part in parts:
+            new = log_probs(model, part)
+            loss, stats = objective.loss(
+                new, part.old_log_probs, part.advantages, part.mask, ref_log_probs=part.ref_log_probs
+            )
+            (loss * part.share).backward()
+            loss_value += loss.item() * part.share
+            if epoch == 0:
+                part.old_log_probs = new.detach()
+                gaps.append((new.detach() - part.sampled_log_probs).abs()[part.mask])
+            seen.append((int(part.mask.sum()), stats))
+        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm).item()
+        if not (math.isfinite(loss_value) and math.isfinite(grad_norm)):
+            raise NonFiniteError(f"loss {loss_value}, gradient norm {grad_norm}", _batch_row(parts))
+        optimizer.step()
+    return {
+        "loss": loss_value,
+        "grad_norm": grad_norm,
+        **_mean_stats(seen),
+        "sampler_gap": torch.cat(gaps).mean().item() if gaps else float("nan"),
+        "seconds/update": perf_counter() - start,
+    }
+
+
+def _zero_gradients(model: Any) -> None:
+    """Zero, not None: a step in which every group is dead still has a gradient, and it is 0."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+
+
+def _batch_row(parts: Sequence[_Part]) -> Row:
+    return {"parts": [{f.name: getattr(p, f.name) for f in dataclasses.fields(p)} for p in parts]}
+
+
+def _mean_stats(seen: Sequence[tuple[int, LossStats]]) -> dict[str, float]:
+    """Means over the tokens the update was computed from; NaN where every group was dead."""
+    tokens = sum(count for count, _ in seen)
+    row = {"update_tokens": float(tokens), "ratio_max": max((s.ratio_max for _, s in seen), default=math.nan)}
+    for name in ("clip_share", "ratio_mean", "kl"):
+        total = sum(getattr(stats, name) * count for count, stats in seen)
+        row[name] = total / tokens if tokens else math.nan
+    return row
+
+
+@contextlib.contextmanager
+def _interrupt_sets(stop: threading.Event) -> Iterator[None]:
+    """Within: the first Ctrl-C asks the loop to stop after its step, a second one interrupts at once.
+
+    Elsewhere than in the main thread signals cannot be caught; there `stop` itself is the way.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(signum: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        print("\nStopping after this step; Ctrl-C again to stop now.", file=sys.stderr)
+
+    previous = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+class _Run:
+    """The state of a run between two steps: what a checkpoint holds, and how a step changes it."""
+
+    def __init__(
+        self, policy: Policy, problems: Sequence[Problem], reward: Reward | RewardFunction,
+        sampler: Sampler, config: TrainConfig,
+    ) -> None:  # fmt: skip
+        if not problems:
+            raise ValueError("problems: at least one is needed")
+        self.policy, self.problems, self.reward = policy, problems, reward
+        self.sampler, self.config = sampler, config
+        self.step = 0
+        self.tokens_sampled = self.tokens_trained = 0
+        self.seconds = self.cpu_seconds = 0.0
+        self.pending: Stage | None = None
+        self.between_steps = True
+        self.generator = torch.Generator().manual_seed(derived_seed(config.seed, "selection"))
+        self.select = SELECTORS[config.select](self.generator)
+        parameters = [p for p in policy.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            parameters, config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay
+        )
+        self.reference = None
+        if config.objective.beta > 0:
+            self.reference = copy.deepcopy(policy.model).eval().requires_grad_(False)
+
+    def _rollout(self, step: int) -> Rollout:
+        config = self.config
+        return igrpo_rollout(
+            self.sampler,
+            self.reward,
+            problems_of_step(self.problems, step, config),
+            num_drafts=config.num_drafts,
+            num_refinements=config.num_refinements,
+            select=self.select,
+            prompt_format=self.policy.prompt_format,
+            max_draft_tokens=config.max_draft_tokens,
+            tokenizer=self.policy.tokenizer,
+            stop_at=config.stop_at,
+            drafts=self.pending,
+        )
+
+    def _next_drafts(self, step: int) -> Stage | None:
+        if not self.config.stale_drafts or step > self.config.steps:
+            return None
+        return sample_drafts(
+            self.sampler,
+            self.reward,
+            problems_of_step(self.problems, step, self.config),
+            num_drafts=self.config.num_drafts,
+            prompt_format=self.policy.prompt_format,
+            stop_at=self.config.stop_at,
+        )
+
+    def advance(self) -> tuple[Row, Rollout]:
+        """One step: rollout, update, metrics."""
+        start, cpu_start, config, step = perf_counter(), process_time(), self.config, self.step + 1
+        self.between_steps = False  # from here to the end nothing of the state may be saved
+        rollout = self._rollout(step)
+        self.pending = self._next_drafts(step + 1)
+        learning_rate = learning_rate_at(step, config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        update = train_step(
+            self.policy.model,
+            self.optimizer,
+            rollout,
+            config.objective,
+            temperature=self.sampler.settings.temperature,
+            train_drafts=config.train_drafts,
+            inner_epochs=config.inner_epochs,
+            micro_batches=config.micro_batches,
+            max_grad_norm=config.max_grad_norm,
+            reference=self.reference,
+            bfloat16=config.bfloat16,
+        )
+        num_drafts = config.num_drafts or config.num_refinements // 2
+        row = rollout_metrics(rollout, num_drafts=num_drafts)
+        drafted = row.get("stage1/tokens", 0.0)
+        self.tokens_sampled += int(row["tokens"] + drafted)
+        self.tokens_trained += int(row["tokens"] + (drafted if config.train_drafts else 0))
+        self.seconds += perf_counter() - start
+        self.cpu_seconds += process_time() - cpu_start
+        self.step, self.between_steps = step, True
+        return {
+            "step": step,
+            **row,
+            **update,
+            "learning_rate": learning_rate,
+            "tokens_sampled": self.tokens_sampled,
+            "tokens_trained": self.tokens_trained,
+            "seconds/step": perf_counter() - start,
+            "seconds/total": self.seconds,
+            "seconds/cpu_total": self.cpu_seconds,
+            "memory/peak_mb": peak_memory_mb(),
+        }, rollout
+
+    def state(self) -> Row:
+        """Everything the next step depends on."""
+        return {
+            "step": self.step,
+            "tokens": [self.tokens_sampled, self.tokens_trained],
+            "seconds": [self.seconds, self.cpu_seconds],
+            "config": self.config.to_row(),
+            "model": self.policy.model.state_dict(),
+            "reference": None if self.reference is None else self.reference.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "sampler": self.sampler.state_dict(),
+            "selection": self.generator.get_state(),
+            "random": random_states(),
+            "pending": None if self.pending is None else _stage_to_tree(self.pending),
+        }
+
+    def restore(self, state: Row, path: Path) -> None:
+        """Go on from `state`. Raises CheckpointError where it is of other settings or of another model."""
+        mine, theirs = self.config.to_row(), state["config"]
+        differing = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
+        if differing:
+            raise CheckpointError(f"{path}: of a run with other settings: {', '.join(differing)} differ")
+        try:
+            self.policy.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise CheckpointError(f"{path}: of another model ({error})") from error
+        if self.reference is not None:
+            self.reference.load_state_dict(state["reference"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.sampler.load_state_dict(state["sampler"])
+        self.generator.set_state(state["selection"])
+        restore_random_states(state["random"])
+        self.step = state["step"]
+        self.seconds, self.cpu_seconds = state["seconds"]
+        self.tokens_sampled, self.tokens_trained = state["tokens"]
+        self.pending = None if state["pending"] is None else _stage_from_tree(state["pending"])
+
+
+def _stage_to_tree(stage: Stage) -> Row:
+    fields = {f.name: getattr(stage, f.name) for f in dataclasses.fields(stage)}
+    fields["samples"] = {f.name: getattr(stage.samples, f.name) for f in dataclasses.fields(stage.samples)}
+    fields["scores"] = {"values": stage.scores.values, "statuses": stage.scores.statuses}
+    return fields
+
+
+def _stage_from_tree(tree: Row) -> Stage:
+    return Stage(**{**tree, "samples": Samples(**tree["samples"]), "scores": Scores(**tree["scores"])})
+
+
+def peak_memory_mb() -> float:
+    """Peak memory in MB (10^6 bytes): allocated on the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def sample_rows(step: int, rollout: Rollout, *, problems: int) -> Iterator[Row]:
+    """The first few problems of a rollout in full: question, drafts, the one shown, refinements."""
+    G = rollout.refinements.rewards.shape[1]
+    for i, problem in enumerate(rollout.problems[:problems]):
+        row: Row = {"step": step, "id": problem.id, "question": problem.question, "answer": problem.answer}
+        if rollout.drafts is not None and rollout.selected is not None:
+            N = rollout.drafts.rewards.shape[1]
+            row["drafts"] = _completions(rollout.drafts, slice(i * N, i * N + N))
+            row["selected"] = int(rollout.selected[i])
+        yield row | {"completions": _completions(rollout.refinements, slice(i * G, i * G + G))}
+
+
+def _completions(stage: Stage, rows: slice) -> list[Row]:
+    parts = (stage.samples.texts[rows], stage.scores.values[rows], stage.scores.statuses[rows])
+    return [{"text": t, "reward": r, "status": s} for t, r, s in zip(*parts, strict=True)]
+
+
+def train(
+    policy: Policy,
+    problems: Sequence[Problem],
+    reward: Reward | RewardFunction,
+    sampler: Sampler,
+    config: TrainConfig,
+    *,
+    folder: Path | None = None,
+    checkpoint_every: int = 0,
+    samples_every: int = 0,
+    resume: bool = False,
+    stop: threading.Event | None = None,
+    progress: bool = True,
+) -> Iterator[Row]:
+    """Train and yield each step's metric row, as recorded.
+
+    With a `folder` the run is recorded there (see `runlog`), with a checkpoint every `checkpoint_every`
+    steps (0: only on stopping) and `samples_every` steps some completions in full. `resume=True` goes on
+    from the folder's checkpoint, or starts where there is none yet: rows and weights are then those of the
+    uninterrupted run, bit for bit, on the same machine, software and number of threads. Ctrl-C, or setting
+    `stop` from another thread, ends the run after the current step with a checkpoint.
+
+    Raises CheckpointError for a damaged checkpoint or one of another run, FileExistsError where the folder
+    holds a run that is not resumed, NonFiniteError with the batch saved in the folder.
+    """
+    run = _Run(policy, problems, reward, sampler, config)
+    stop = threading.Event() if stop is None else stop
+    path = None if folder is None else folder / "checkpoint.safetensors"
+    log, saved_at = None, 0
+    if path is not None and folder is not None:
+        resuming = resume and (folder / "config.json").exists()
+        if resuming and path.exists():
+            run.restore(load_checkpoint(path), path)
+            saved_at = run.step
+        device = str(next(policy.model.parameters()).device)
+        description = {"policy": policy.name, **config.to_row(), **environment(device)}
+        log = RunLog(folder, description, resume_at=run.step if resuming else None)
+    bar = tqdm(total=config.steps, initial=run.step, disable=not progress, unit="step")
+    try:
+        while run.step < config.steps and not stop.is_set():
+            with _interrupt_sets(stop):
+                row = _recorded_step(run, log, samples_every)
+            bar.update()
+            bar.set_postfix(reward=f"{row['reward']:.3f}", entropy=f"{row['entropy']:.3f}")
+            yield row
+            # After the caller's own work on this step, so that no checkpoint is ahead of it.
+            if path is not None and checkpoint_every and run.step % checkpoint_every == 0:
+                save_checkpoint(path, run.state())
+                saved_at = run.step
+    finally:
+        bar.close()
+        if path is not None and saved_at < run.step and run.between_steps:
+            save_checkpoint(path, run.state())
+
+
+def _recorded_step(run: _Run, log: RunLog | None, samples_every: int) -> Row:
+    try:
+        row, rollout = run.advance()
+    except NonFiniteError as error:
+        if log is None:
+            raise
+        where = log.folder / f"nonfinite_step_{run.step + 1}.safetensors"
+        save_checkpoint(where, error.batch)
+        raise NonFiniteError(f"step {run.step + 1}: {error}; batch saved in {where}", error.batch) from error
+    if log is not None:
+        log.metrics(row)
+        if samples_every and run.step % samples_every == 0:
+            log.samples(sample_rows(run.step, rollout, problems=4))
+    return row

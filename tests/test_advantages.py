@@ -1,0 +1,123 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from igrpo_kit.advantages import dead_groups, group_advantages, leave_one_out_advantages
+
+groups = st.integers(2, 8).flatmap(
+    lambda G: st.lists(
+        st.lists(st.floats(-100, 100, width=32), min_size=G, max_size=G), min_size=1, max_size=4
+    )
+)
+
+
+def test_sample_std_by_hand():
+    # mean .5, sample std sqrt(1/3) = .57735: ±.5/.57735 = ±.866025 (a population std would give ±1)
+    got = group_advantages(torch.tensor([[1.0, 1.0, 0.0, 0.0]]))
+    torch.testing.assert_close(got, torch.tensor([[0.8660254, 0.8660254, -0.8660254, -0.8660254]]))
+
+
+def test_one_right_of_four_by_hand():
+    # mean .25, sample std .5
+    got = group_advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
+    torch.testing.assert_close(got, torch.tensor([[1.5, -0.5, -0.5, -0.5]]))
+
+
+def test_without_std_by_hand():
+    got = group_advantages(torch.tensor([[3.0, 1.0, 0.0, 0.0]]), scale_by_std=False)
+    torch.testing.assert_close(got, torch.tensor([[2.0, 0.0, -1.0, -1.0]]))
+
+
+def test_leave_one_out_by_hand():
+    # 3 - (1+0+0)/3 = 2.6667; 1 - 1 = 0; 0 - 4/3
+    got = leave_one_out_advantages(torch.tensor([[3.0, 1.0, 0.0, 0.0]]))
+    torch.testing.assert_close(got, torch.tensor([[8 / 3, 0.0, -4 / 3, -4 / 3]]))
+
+
+@pytest.mark.parametrize("right", range(1, 8))
+def test_binary_closed_form(right):
+    G, p = 8, right / 8
+    got = group_advantages(torch.tensor([[1.0] * right + [0.0] * (G - right)], dtype=torch.float64))[0]
+    shrink = (7 / 8) ** 0.5
+    assert got[0].item() == pytest.approx(shrink * ((1 - p) / p) ** 0.5, abs=1e-12)
+    assert got[-1].item() == pytest.approx(-shrink * (p / (1 - p)) ** 0.5, abs=1e-12)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.7, 0.1, -3.3, 1e30])
+@pytest.mark.parametrize("G", [2, 3, 8])
+def test_dead_groups_are_exactly_zero(value, G):
+    rewards = torch.full((2, G), value)
+    assert dead_groups(rewards).tolist() == [True, True]
+    for got in (group_advantages(rewards), leave_one_out_advantages(rewards)):
+        assert (got == 0).all()
+
+
+def test_a_float32_std_would_have_missed_the_dead_group():
+    assert torch.full((8,), 0.7).std() > 0
+
+
+def test_nearly_equal_rewards_do_not_blow_up():
+    rewards = torch.tensor([[0.7, 0.7, 0.7, 0.70000005]])
+    assert dead_groups(rewards).tolist() == [False]
+    torch.testing.assert_close(group_advantages(rewards), torch.tensor([[-0.5, -0.5, -0.5, 1.5]]))
+
+
+def naive(rewards):
+    out = []
+    for group in rewards.tolist():
+        mean = sum(group) / len(group)
+        std = (sum((r - mean) ** 2 for r in group) / (len(group) - 1)) ** 0.5
+        out.append([0.0] * len(group) if max(group) == min(group) else [(r - mean) / std for r in group])
+    return torch.tensor(out, dtype=torch.float64)
+
+
+@given(groups)
+@settings(max_examples=200, deadline=None)
+def test_equals_a_naive_loop(rows):
+    rewards = torch.tensor(rows, dtype=torch.float64)
+    torch.testing.assert_close(group_advantages(rewards), naive(rewards), rtol=1e-6, atol=1e-6)
+
+
+@given(groups, st.randoms(use_true_random=False))
+@settings(max_examples=100, deadline=None)
+def test_permuting_a_group_permutes_its_advantages(rows, random):
+    rewards = torch.tensor(rows, dtype=torch.float64)
+    order = list(range(rewards.shape[1]))
+    random.shuffle(order)
+    torch.testing.assert_close(
+        group_advantages(rewards[:, order]), group_advantages(rewards)[:, order], rtol=1e-6, atol=1e-6
+    )
+
+
+@given(st.lists(st.integers(-50, 50), min_size=2, max_size=8), st.integers(-1000, 1000), st.integers(1, 100))
+@settings(max_examples=100, deadline=None)
+def test_shifting_changes_nothing_and_scaling_only_what_is_not_scaled_by_std(group, shift, scale):
+    rewards = torch.tensor([group], dtype=torch.float64)
+    torch.testing.assert_close(group_advantages(scale * rewards + shift), group_advantages(rewards))
+    torch.testing.assert_close(
+        group_advantages(scale * rewards + shift, scale_by_std=False),
+        scale * group_advantages(rewards, scale_by_std=False),
+    )
+
+
+@given(groups)
+@settings(max_examples=100, deadline=None)
+def test_advantages_of_a_group_sum_to_zero_and_are_bounded(rows):
+    rewards = torch.tensor(rows, dtype=torch.float64)
+    G = rewards.shape[1]
+    advantages = group_advantages(rewards)
+    assert advantages.sum(dim=1).abs().max() < 1e-6
+    assert advantages.abs().max() <= (G - 1) / G**0.5 + 1e-6  # one right among G - 1 wrong
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("function", [group_advantages, leave_one_out_advantages, dead_groups])
+def test_the_group_with_a_bad_reward_is_named(function, bad):
+    with pytest.raises(ValueError, match=r"group\(s\) \[1\]"):
+        function(torch.tensor([[0.0, 1.0], [0.0, bad]]))
+
+
+def test_a_group_of_one_is_refused():
+    with pytest.raises(ValueError, match="at least 2"):
+        group_advantages(torch.zeros(3, 1))
