@@ -43,7 +43,7 @@ def test_toy_prints_a_table_and_writes_an_offline_page(command, tmp_path):
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("0.")]
     assert len(rows) == 25
-    assert ["0.10", "4", "0.34390"] == rows[12][:3]
+    assert rows[12][:3] == ["0.10", "4", "0.34390"]
     assert all(abs(float(row[5])) < 4 for row in rows)
     assert (tmp_path / "figures" / "best_of_n.html").stat().st_size > 3_000_000
     assert str(tmp_path / "figures" / "best_of_n.html") in done.stdout

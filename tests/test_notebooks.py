@@ -96,7 +96,7 @@ def test_the_network_is_out_of_reach(tmp_path):
 
 
 def test_an_unknown_parameter_is_an_error():
-    with pytest.raises(AssertionError, match="has no parameter {'trails'}"):
+    with pytest.raises(AssertionError, match=r"has no parameter \{'trails'\}"):
         run_notebook(ROOT / "notebooks" / "01_best_of_n.ipynb", {"trails": 5})
 
 

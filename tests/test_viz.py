@@ -1,5 +1,7 @@
 """The figures: what their traces hold, that they can be told apart, and that the files open offline."""
 
+from pathlib import Path
+
 import numpy as np
 import plotly.graph_objects as go
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from igrpo_kit.toy import ToyResult
 from igrpo_kit.viz import gallery, plots
 
+FIGURES = Path(__file__).parents[1] / "figures"
 A_TOY = ToyResult(
     draft_reward=0.5,
     best_draft_reward=0.9,
@@ -51,8 +54,8 @@ def test_best_of_n_points_look_like_their_line():
 
 
 def test_best_of_n_refuses_a_table_that_does_not_fit():
-    with pytest.raises(ValueError, match=r"simulated: shape \(2, 1\) is needed, got \(1, 2\)"):
-        plots.plot_best_of_n(np.array([0.5]), [1, 2], np.zeros((1, 2)), trials=10)
+    with pytest.raises(ValueError, match=r"simulated: shape \(2, 1\) is needed, got \(1, 1\)"):
+        plots.plot_best_of_n(np.array([0.5]), [1, 2], np.zeros((1, 1)), trials=10)
 
 
 def test_dead_groups():
@@ -115,8 +118,7 @@ def test_html_needs_no_network(tmp_path):
 
 
 def test_the_committed_pictures_are_those_of_the_gallery():
-    folder = __import__("pathlib").Path(__file__).parents[1] / "figures"
-    assert {path.stem for path in folder.glob("*.png")} == set(gallery.FIGURES)
+    assert {path.stem for path in FIGURES.glob("*.png")} == set(gallery.FIGURES)
 
 
 @pytest.mark.parametrize("name", gallery.FIGURES)
@@ -129,7 +131,7 @@ def test_gallery_draws_the_same_each_time(name):
 
 def test_gallery_shows_where_igrpos_groups_die():
     figure = gallery.mixed_groups()
-    # exact: 0.15-step values of b (1 - dead(.95)) + (1 - b) (1 - dead(p)) at p = 0.2, 0.5, 0.8
+    # b (1 - dead(0.95)) + (1 - b) (1 - dead(p)), b = 1 - (1 - p)^4: worked out by hand
     line = trace(figure, "iGRPO, 4 drafts + 4")
     assert [at(line, p) for p in (0.2, 0.5, 0.8)] == pytest.approx([0.351, 0.229, 0.186], abs=0.005)
 

@@ -14,9 +14,8 @@ import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 
-from igrpo_kit.toy import ToyResult, best_of_n_probability, dead_group_probability
+from igrpo_kit.toy import Numbers, ToyResult, best_of_n_probability, dead_group_probability
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")
 DASHES = ("solid", "dash", "dot", "dashdot", "12px,3px", "longdashdot")
@@ -72,8 +71,8 @@ _UNIT = [-0.02, 1.02]  # the axis of a probability, with room for a marker at ei
 
 
 def plot_lines(
-    x: ArrayLike,
-    series: Mapping[str, ArrayLike],
+    x: Numbers,
+    series: Mapping[str, Numbers],
     *,
     title: str,
     subtitle: str = "",
