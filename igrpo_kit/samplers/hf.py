@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
-from ..tokens import completion_mask
-from . import Messages, Samples, SamplingSettings, check_request
-from ._llama import SmallLlamaDecoder, is_small_llama
+from igrpo_kit.samplers import Messages, Samples, SamplingSettings, check_request
+from igrpo_kit.samplers._llama import SmallLlamaDecoder, is_small_llama
+from igrpo_kit.tokens import completion_mask
 
 _CHUNK_ELEMENTS = 1 << 22  # logits turned into float64 cumulative probabilities at once: 32 MB
 _COMPACT_BELOW = 0.75  # share of live rows under which copying their cache pays
@@ -154,20 +154,22 @@ def left_pad(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tenso
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Dropout off for the duration: the log-probs recorded must be those the loss recomputes."""
+    """Dropout off for the duration: it would draw from, and record, another distribution."""
     was_training = model.training
-    model.eval()
+    if was_training:  # walking the modules costs about a millisecond
+        model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        if was_training:
+            model.train()
 
 
 class HFSampler:
     """Samples from a transformers model as it is now; follows its training, being the same object.
 
-    `generator` (seeded with `seed`, on the model's device) is its only source of chance: save and
-    restore its state to repeat a rollout. At most `max_rows` completions are in the cache at once.
+    `generator` (seeded with `seed`, on the model's device) is its only source of chance. At most
+    `max_rows` completions are in the cache at once.
 
     Raises ValueError for a prompt the tokenizer cannot encode, FloatingPointError where the model's
     logits are not finite numbers.
@@ -199,6 +201,14 @@ class HFSampler:
                 for i in range(0, len(prompt_ids), per_chunk)
             ]
         return self._collect(prompt_ids, *map(torch.cat, zip(*chunks, strict=True)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator's state: with it, and the same weights, the next samples are the same."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.generator.set_state(state["generator"])
 
     def _draw(self, prompt_ids: list[list[int]], num_samples: int) -> tuple[Tensor, Tensor, Tensor]:
         """Ids, log-probs and entropies [R, max_new_tokens]; what follows a row's end is arbitrary."""

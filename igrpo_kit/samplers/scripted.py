@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from . import Messages, Samples, check_request, pad_rows
+from igrpo_kit.samplers import Messages, Samples, SamplingSettings, check_request, pad_rows
 
 _CHARACTER_EOS = 0  # no text holds the NUL character
 
@@ -35,6 +35,7 @@ class ScriptedSampler:
         for i, (ids, row) in enumerate(zip(self._ids, self._log_probs, strict=True)):
             if len(ids) != len(row):
                 raise ValueError(f"log_probs[{i}] has {len(row)} entries for {len(ids)} tokens")
+        self.settings = SamplingSettings(max_new_tokens=max(map(len, self._ids), default=1))
         self._next = 0
 
     def _encode(self, text: str) -> list[int]:
@@ -47,6 +48,14 @@ class ScriptedSampler:
         if self.tokenizer is None:
             return [ord(c) for message in messages for c in message["content"]]
         return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the script has been read."""
+        return {"next": self._next}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self._next = state["next"]
 
     def sample(self, prompts: Sequence[Messages], num_samples: int) -> Samples:
         """The next len(prompts) * num_samples lines of the script."""
