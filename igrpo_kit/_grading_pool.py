@@ -261,8 +261,8 @@ class _Batch:
             self._suspects.add(step)
         elif step.answer is None:  # the gold itself is to blame, for all of its answers
             verdict = Verdict("unparsed_gold" if timed_out else "error", seconds)
-            self._verdicts |= {pair: verdict for pair in rest if pair.gold == step.gold}
+            self._verdicts |= {pair: verdict for pair in (*rest, *self.jobs) if pair.gold == step.gold}
         else:
             self._verdicts[step] = Verdict("timeout" if timed_out else "error", seconds)
-        left = [pair for pair in rest if pair in self._wanted and pair not in self._verdicts]
-        self.jobs.extendleft(reversed(left))
+        left = [*rest, *self.jobs]
+        self.jobs = deque(pair for pair in left if pair in self._wanted and pair not in self._verdicts)

@@ -54,8 +54,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from types import TracebackType
-from typing import Literal, Self, cast
+from typing import Literal, cast
 
 from igrpo_kit._grading_pool import Pair, Verdict, WorkerPool
 
@@ -320,12 +319,10 @@ class Grader:
         """End the workers at once. A Grader that is closed grades no more."""
         self._pool.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Grader":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
