@@ -107,7 +107,7 @@ def test_countdown_max(completion: str, reward: float, status: str) -> None:
     ("question", "completion", "reward", "status"),
     [
         ("123+456=", "579", 1, "correct"),
-        ("123+456=", "9,7,5=579", 1, "correct"),
+        ("123+456=", "09,07,05=579", 1, "correct"),
         ("123+456=", "123+456=579", 1, "correct"),
         ("123+456=", "9 = 9, so = 579 ", 1, "correct"),
         ("678+456=", "1134", 1, "correct"),
@@ -203,10 +203,10 @@ def test_every_solution_verifies_and_no_other_expression_does() -> None:
 
 
 def test_the_two_ways_to_write_a_sum() -> None:
-    assert addition_solutions("123+456=") == ["579", "9,7,5=579"]
+    assert addition_solutions("123+456=") == ["579", "09,07,05=579"]
     assert addition_solutions("678+456=") == ["1134", "14,13,11=1134"]
     assert addition_solutions("5+5=") == ["10", "10=10"]
-    assert addition_solutions("0+0=") == ["0", "0=0"]
+    assert addition_solutions("0+0=") == ["0", "00=0"]
 
 
 @pytest.mark.parametrize("numbers", [[], [1] * 7])
