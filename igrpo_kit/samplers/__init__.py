@@ -8,9 +8,8 @@ tail off, and the ratio would then compare the policy with a distribution nobody
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -60,6 +59,7 @@ class Samples:
         return len(self.texts) // len(self.prompt_ids)
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """Anything that answers each of P prompts with `num_samples` completions."""
 
@@ -90,9 +90,3 @@ def check_request(prompts: Sequence[Messages], num_samples: int) -> None:
     for i, messages in enumerate(prompts):
         if not messages:
             raise ValueError(f"prompts[{i}] holds no message")
-
-
-def pad_rows(rows: Sequence[Sequence[float]], fill: float, dtype: torch.dtype) -> Tensor:
-    """Ragged rows -> [len(rows), longest], filled on the right."""
-    width = max(map(len, rows))
-    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=dtype)

@@ -7,7 +7,7 @@ pass over the completions is needed while training is on-policy.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,6 +23,7 @@ _CHUNK_ELEMENTS = 1 << 22  # logits turned into float64 cumulative probabilities
 _COMPACT_BELOW = 0.75  # share of live rows under which copying their cache pays
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """A model with a cache: prompts once, then one token per row and call; returns next-token logits."""
 

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from igrpo_kit.samplers import Messages, Samples, SamplingSettings, check_request, pad_rows
+from igrpo_kit.samplers import Messages, Samples, SamplingSettings, check_request
 
 _CHARACTER_EOS = 0  # no text holds the NUL character
 
@@ -68,10 +70,14 @@ class ScriptedSampler:
         ids = self._ids[start:stop]
         return Samples(
             prompt_ids=[self._encode_prompt(messages) for messages in prompts],
-            completion_ids=pad_rows(ids, ids[0][-1], torch.long),
-            mask=pad_rows([[True] * len(row) for row in ids], False, torch.bool),
-            log_probs=pad_rows(self._log_probs[start:stop], 0.0, torch.float32),
+            completion_ids=_padded(ids, fill=ids[0][-1]),
+            mask=_padded([[True] * len(row) for row in ids], fill=False),
+            log_probs=_padded(self._log_probs[start:stop], fill=0.0),
             entropies=None,
             texts=self._texts[start:stop],
             finish_reasons=["stop"] * (stop - start),
         )
+
+
+def _padded(rows: Sequence[Sequence[int | float]], fill: int | float) -> Tensor:
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=fill)
