@@ -135,7 +135,9 @@ def addition_solutions(question: str) -> list[str]:
     """The two ways to write an answer: directly, and with a scratchpad.
 
     The scratchpad lists the column sums from the right, carry included, in two digits each, then the
-    sum: 123+456 -> `09,07,05=579`, 678+456 -> `14,13,11=1134`. Raises ValueError for a question that is not an addition.
+    sum: 123+456 -> `09,07,05=579`, 678+456 -> `14,13,11=1134`.
+
+    Raises ValueError for a question that is not an addition.
     """
     a, b = _addends(question)
     columns, carry, left, right = list[str](), 0, a, b

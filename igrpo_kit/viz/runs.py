@@ -31,7 +31,7 @@ def metric_curve(record: Record, name: str) -> Curve:
 
 
 def score_curve(record: Record, base: Row, clock: str) -> Curve:
-    """Held-out single-shot mean reward, sampled, against a metric that only grows (steps, tokens, seconds)."""
+    """Held-out single-shot mean reward, sampled, against a metric that grows (steps, tokens, seconds)."""
     on_q = [r for r in record.evaluations if r["protocol"] == "q" and r["temperature"] > 0]
     clock_at = {row["step"]: row[clock] for row in record.metrics}
     return (
