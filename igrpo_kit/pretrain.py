@@ -78,7 +78,7 @@ TASKS = {
         DRAFT_AFTER,
         own_draft=1.0,
         max_new_tokens=24,
-        steps=900,
+        steps=700,
     ),
     "max": Task(
         _not_held_out(lambda rng: puzzles.draw_countdown_max(rng, 4, 9)),
