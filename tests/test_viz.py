@@ -141,3 +141,14 @@ def test_pngs_without_a_browser_say_so_in_one_line(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"no browser to draw a PNG with: install Chromium") as error:
         plots.write_pngs({tmp_path / "x.png": plots.plot_dead_groups([4])})
     assert "\n" not in str(error.value)
+
+
+def test_png_is_drawn_at_twice_its_size(tmp_path):
+    path = tmp_path / "new" / "figure.png"
+    try:
+        plots.write_pngs({path: plots.plot_dead_groups([4])})
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    header = path.read_bytes()[:24]
+    assert header[:8] == b"\x89PNG\r\n\x1a\n"
+    assert [int.from_bytes(header[i : i + 4], "big") for i in (16, 20)] == [1800, 1000]
