@@ -26,9 +26,9 @@ def interleaved_seconds(jobs: dict[str, Callable[[], object]], repetitions: int)
     return seconds
 
 
-def record(name: str, samples: list[float], **details: object) -> None:
+def record(name: str, samples: list[float], *, device: str = "cpu, one thread", **details: object) -> None:
     """Write and print the median of `samples`, with what it was measured on."""
-    where = environment("cpu, one thread")
+    where = environment(device)
     row = {
         "name": name,
         "value": round(statistics.median(samples), 3),
