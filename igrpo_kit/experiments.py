@@ -124,6 +124,26 @@ def run_name(method: str, seed: int) -> str:
     return f"{'-'.join(filter(None, plain.split('-')))}/seed-{seed}"
 
 
+def record_folders(experiment: Experiment) -> dict[tuple[str, int], str]:
+    """Every run of an experiment, (method, seed), and its folder."""
+    return {(m, seed): run_name(m, seed) for m in experiment.methods for seed in experiment.seeds}
+
+
+REPORTED = (
+    "accuracy",
+    "greedy",
+    "pass@8",
+    "at equal gradient tokens",
+    "at equal seconds",
+    "own draft, refined",
+    "entropy",
+    "dead groups, start",
+    "copy rate, end",
+    "processor seconds",
+)
+"""the columns of a report's table; `analysis.compare.COLUMNS` has more"""
+
+
 def held_out(experiment: Experiment) -> list[Problem]:
     """The evaluation problems: the same for every run, disjoint from training by a hash of the question."""
     return experiment.problems(experiment.held_out_problems, seed=1, split="held_out", distinct=True)
@@ -203,7 +223,7 @@ def run_one(experiment: Experiment, method: str, seed: int, folder: Path, *, pro
             )
 
 
-def is_complete(experiment: Experiment, run_folder: Path) -> bool:
+def is_complete(run_folder: Path) -> bool:
     """Whether a run's record holds its last step and its final evaluation."""
     evaluations = run_folder / RunLog.EVALUATIONS
     return evaluations.exists() and sum(row["final"] for row in read_rows(evaluations)) == 4
@@ -217,19 +237,16 @@ class _Job:
     process: subprocess.Popen | None = None
 
 
-def run_experiment(
-    experiment: Experiment, folder: Path, *, jobs: int, seeds: Sequence[int] | None = None
-) -> None:
+def run_experiment(experiment: Experiment, folder: Path, *, jobs: int) -> None:
     """All methods and seeds, `jobs` processes at a time, one torch thread each. Finished runs are kept.
 
     Raises RuntimeError naming the runs that failed and their logs, after all others have finished.
     """
     waiting = [_Job("base", ["base"], folder / "base")]
-    for seed in experiment.seeds if seeds is None else seeds:
-        for method in experiment.methods:
-            run_folder = folder / run_name(method, seed)
-            if not is_complete(experiment, run_folder):
-                waiting.append(_Job(f"{method}, seed {seed}", [method, str(seed)], run_folder))
+    for (method, seed), name in record_folders(experiment).items():
+        run_folder = folder / name
+        if not is_complete(run_folder):
+            waiting.append(_Job(f"{method}, seed {seed}", [method, str(seed)], run_folder))
     total = experiment.steps * (len(waiting) - 1)
     running: list[_Job] = []
     failed: list[_Job] = []

@@ -30,9 +30,9 @@ from typing import Any
 import httpx
 from anyio.from_thread import start_blocking_portal
 
-from .problems import Problem
-from .prompts import Messages, neutralise
-from .rewards import Reward, Scores, check_rows
+from igrpo_kit.problems import Problem
+from igrpo_kit.prompts import Messages, neutralise
+from igrpo_kit.rewards import Reward, Scores, check_rows
 
 JUDGE_PROMPT = """\
 You grade solutions to problems. The user's message holds a problem, perhaps its reference answer, and one \

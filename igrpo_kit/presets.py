@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .grading import extract_answer
-from .problems import Problem, problem_from_row
+from igrpo_kit.grading import extract_answer
+from igrpo_kit.problems import Problem, problem_from_row
 
 
 @dataclass(frozen=True)

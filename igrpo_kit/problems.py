@@ -22,9 +22,9 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from . import puzzles
-from .grading import Grade, extract_answer
-from .puzzles import Verdict
+from igrpo_kit import puzzles
+from igrpo_kit.grading import Grade, extract_answer
+from igrpo_kit.puzzles import Verdict
 
 Split = Literal["train", "held_out"]
 
@@ -173,7 +173,7 @@ def _check_gym(dataset: str, gold: str, answer: str) -> Verdict:
     become full advantages. It also takes the first number of a text, or a text that contains the gold:
     so it is handed one plain number or nothing.
     """
-    answer = answer.strip().strip("$").strip()
+    answer = answer.replace(r"\$", "").strip().strip("$").strip()
     if not _GYM_NUMBER.fullmatch(answer):
         return 0.0, "unparsed_answer"
     score = _gym(dataset).score_answer(answer.replace(",", ""), {"answer": gold})
@@ -212,6 +212,7 @@ _EXACT: dict[str, Callable[[str, str], Verdict]] = {
     "countdown-max": puzzles.check_countdown_max,
     "addition": puzzles.check_addition,
 }
+_OPENED = re.compile(r"\\(?:boxed|fbox)\s*\{|<answer>")
 
 
 def has_exact_verifier(source: str) -> bool:
@@ -228,14 +229,13 @@ def verify(problem: Problem, completion: str) -> Verdict:
 
     Raises ValueError if the source has no exact verifier or the question is not one of its kind.
     """
-    answer = extract_answer(completion)
-    if answer is None:
-        opened = "\\boxed" in completion or "<answer>" in completion
-        answer = "" if opened else completion
     if not has_exact_verifier(problem.source):
         raise ValueError(
             f"problem {problem.id}: source {problem.source!r} has no exact verifier; use a Grader"
         )
+    answer = extract_answer(completion)
+    if answer is None:
+        answer = "" if _OPENED.search(completion) else completion
     if not answer.strip():
         return 0.0, "no_answer"
     if problem.source in _EXACT:
@@ -258,8 +258,8 @@ def check_golds(problems: Sequence[Problem], grader: SupportsGrading) -> dict[st
     Procedural sources are checked by `verify`, all others by the grader.
     """
     graded = [p for p in problems if not has_exact_verifier(p.source)]
-    grades = grader.grade([p.answer for p in graded], [rf"\boxed{{{p.answer}}}" for p in graded])
-    statuses = {p.id: grade.status for p, grade in zip(graded, grades, strict=True)}
+    grades = grader.grade([p.answer for p in graded], [f"<answer>{p.answer}</answer>" for p in graded])
+    statuses: dict[str, str] = {p.id: grade.status for p, grade in zip(graded, grades, strict=True)}
     statuses |= {p.id: verify(p, p.answer)[1] for p in problems if has_exact_verifier(p.source)}
     return {p.id: statuses[p.id] for p in problems if statuses[p.id] != "correct"}
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .problems import Problem, SupportsGrading, has_exact_verifier, verify
+from igrpo_kit.problems import Problem, SupportsGrading, has_exact_verifier, verify
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """Rewards: values and statuses by hand, and the way TRL calls them."""
 
 import functools
+import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from igrpo_kit.grading import Grade
+from igrpo_kit.grading import Grade, Grader
 from igrpo_kit.problems import Problem
 from igrpo_kit.rewards import (
     AccuracyReward,
@@ -67,6 +69,19 @@ def test_accuracy_needs_no_grader_for_exact_sources_and_says_so_for_others() -> 
 def test_rows_must_match(reward: Reward) -> None:
     with pytest.raises(ValueError, match="1 problems but 2 completions"):
         reward.score([COUNTDOWN], ["a", "b"])
+
+
+def test_the_lesson_s_completions_have_the_statuses_it_shows() -> None:
+    path = Path(__file__).parent.parent / "data" / "lessons" / "completions.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len({row["id"] for row in rows}) == 60
+    rows = [row for row in rows if row["status"] != "timeout"]  # two, which the lesson waits for
+    problems = [Problem(row["id"], row["question"], row["answer"], "lesson") for row in rows]
+    with Grader(time_limit=20.0) as grader:
+        scores = AccuracyReward(grader).score(problems, [row["completion"] for row in rows])
+    assert scores.statuses == [row["status"] for row in rows]
+    assert scores.values == [float(status == "correct") for status in scores.statuses]
+    assert not list(Path.cwd().glob("**/CANARY*"))
 
 
 # ---------------------------------------------------------------- format
