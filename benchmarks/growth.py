@@ -2,8 +2,8 @@
 
 Prompts P, completion length Lo (the end of sequence is made a token that is never drawn, so every completion
 runs to the limit) and rollouts N + G are each doubled three times from a common start; the exponent b of
-time ~ size^b is a least-squares fit in log-log. 1 is proportional; below 1, fixed costs are still being shared
-out.
+time ~ size^b is a least-squares fit in log-log. 1 is proportional; below 1, fixed costs are still being
+shared out.
 """
 
 import numpy as np
