@@ -32,7 +32,7 @@ MAX_PAIRS, MAX_CHARS = (
 
 
 class Pair(NamedTuple):
-    """What a worker is asked; without an answer, whether the gold parses. `whole`: a completion, not an answer."""
+    """What a worker is asked; without an answer, whether the gold parses. `whole`: a completion."""
 
     gold: str
     answer: str | None = None
@@ -40,7 +40,7 @@ class Pair(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A pair's status, the seconds it took a worker, and what math-verify extracted from a whole completion."""
+    """A pair's status, the seconds it took a worker, and what math-verify extracted from a completion."""
 
     status: str
     seconds: float = 0.0
@@ -248,7 +248,7 @@ class _Batch:
             self._lose(worker, timed_out=False)
 
     def _lose(self, worker: _Worker, timed_out: bool) -> None:
-        """End a worker that is late or dead, settle the step it was in or try it once more, and keep the rest."""
+        """End a worker that is late or dead; settle its step, or try that once more; keep the rest."""
         step, rest = worker.steps[0], [pair for pair in worker.steps if pair is not None]
         self._pool.discard(worker)
         self.workers[self.workers.index(worker)] = None
@@ -261,8 +261,8 @@ class _Batch:
             self._suspects.add(step)
         elif step.answer is None:  # the gold itself is to blame, for all of its answers
             verdict = Verdict("unparsed_gold" if timed_out else "error", seconds)
-            self._verdicts |= {pair: verdict for pair in rest if pair.gold == step.gold}
+            self._verdicts |= {pair: verdict for pair in (*rest, *self.jobs) if pair.gold == step.gold}
         else:
             self._verdicts[step] = Verdict("timeout" if timed_out else "error", seconds)
-        left = [pair for pair in rest if pair in self._wanted and pair not in self._verdicts]
-        self.jobs.extendleft(reversed(left))
+        left = [*rest, *self.jobs]
+        self.jobs = deque(pair for pair in left if pair in self._wanted and pair not in self._verdicts)

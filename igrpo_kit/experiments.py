@@ -22,7 +22,7 @@ from igrpo_kit.losses import GRPO
 from igrpo_kit.policies import Policy, load_policy
 from igrpo_kit.problems import Problem, addition_problems, countdown_max_problems, countdown_problems
 from igrpo_kit.rewards import AccuracyReward
-from igrpo_kit.runlog import RunLog, append_row, read_rows
+from igrpo_kit.runlog import RunLog, append_row, environment, read_rows
 from igrpo_kit.samplers import SamplingSettings
 from igrpo_kit.samplers.hf import HFSampler
 from igrpo_kit.training import TrainConfig, derived_seed, train
@@ -124,6 +124,26 @@ def run_name(method: str, seed: int) -> str:
     return f"{'-'.join(filter(None, plain.split('-')))}/seed-{seed}"
 
 
+def record_folders(experiment: Experiment) -> dict[tuple[str, int], str]:
+    """Every run of an experiment, (method, seed), and its folder."""
+    return {(m, seed): run_name(m, seed) for m in experiment.methods for seed in experiment.seeds}
+
+
+REPORTED = (
+    "accuracy",
+    "greedy",
+    "pass@8",
+    "at equal gradient tokens",
+    "at equal seconds",
+    "own draft, refined",
+    "entropy",
+    "dead groups, start",
+    "copy rate, end",
+    "processor seconds",
+)
+"""the columns of a report's table; `analysis.compare.COLUMNS` has more"""
+
+
 def held_out(experiment: Experiment) -> list[Problem]:
     """The evaluation problems: the same for every run, disjoint from training by a hash of the question."""
     return experiment.problems(experiment.held_out_problems, seed=1, split="held_out", distinct=True)
@@ -169,11 +189,14 @@ def _final_rows(
 
 def run_base(experiment: Experiment, folder: Path) -> None:
     """Evaluate the untrained policy in full: the point every run starts from."""
-    path = folder / "base" / "evaluations.jsonl"
+    path = folder / "base" / RunLog.EVALUATIONS
     if path.exists() and any(read_rows(path)):
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for row in _final_rows(experiment, load_policy(experiment.policy), held_out(experiment), 0, seed=0):
+    torch.set_num_threads(1)
+    policy = load_policy(experiment.policy)
+    rows = _final_rows(experiment, policy, held_out(experiment), 0, seed=0)
+    RunLog(folder / "base", {"policy": policy.name, **environment(str(policy.model.device))})
+    for row in rows:
         append_row(path, row)
 
 
@@ -203,7 +226,7 @@ def run_one(experiment: Experiment, method: str, seed: int, folder: Path, *, pro
             )
 
 
-def is_complete(experiment: Experiment, run_folder: Path) -> bool:
+def is_complete(run_folder: Path) -> bool:
     """Whether a run's record holds its last step and its final evaluation."""
     evaluations = run_folder / RunLog.EVALUATIONS
     return evaluations.exists() and sum(row["final"] for row in read_rows(evaluations)) == 4
@@ -217,19 +240,16 @@ class _Job:
     process: subprocess.Popen | None = None
 
 
-def run_experiment(
-    experiment: Experiment, folder: Path, *, jobs: int, seeds: Sequence[int] | None = None
-) -> None:
+def run_experiment(experiment: Experiment, folder: Path, *, jobs: int) -> None:
     """All methods and seeds, `jobs` processes at a time, one torch thread each. Finished runs are kept.
 
     Raises RuntimeError naming the runs that failed and their logs, after all others have finished.
     """
     waiting = [_Job("base", ["base"], folder / "base")]
-    for seed in experiment.seeds if seeds is None else seeds:
-        for method in experiment.methods:
-            run_folder = folder / run_name(method, seed)
-            if not is_complete(experiment, run_folder):
-                waiting.append(_Job(f"{method}, seed {seed}", [method, str(seed)], run_folder))
+    for (method, seed), name in record_folders(experiment).items():
+        run_folder = folder / name
+        if not is_complete(run_folder):
+            waiting.append(_Job(f"{method}, seed {seed}", [method, str(seed)], run_folder))
     total = experiment.steps * (len(waiting) - 1)
     running: list[_Job] = []
     failed: list[_Job] = []
@@ -266,7 +286,7 @@ def _start(job: _Job, experiment: Experiment, folder: Path) -> _Job:
     job.folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "igrpo_kit", "run-one", experiment.name, str(folder), *job.arguments]
     # Two threads on two busy cores wait for each other; one thread a process does not.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     with open(job.folder / "log.txt", "ab") as log:
-        job.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        job.process = subprocess.Popen(command, stdout=log, stderr=log, env=variables)
     return job

@@ -73,7 +73,12 @@ TASKS = {
         _not_held_out(lambda rng: puzzles.draw_countdown(rng, 3, 9)), _countdown_answer, DRAFT_BEFORE, 0.0, 12
     ),
     "addition": Task(
-        _not_held_out(lambda rng: puzzles.draw_addition(rng, 3)), _addition_answer, DRAFT_AFTER, 1.0, 24
+        _not_held_out(lambda rng: puzzles.draw_addition(rng, 3)),
+        _addition_answer,
+        DRAFT_AFTER,
+        own_draft=1.0,
+        max_new_tokens=24,
+        steps=700,
     ),
     "max": Task(
         _not_held_out(lambda rng: puzzles.draw_countdown_max(rng, 4, 9)),
@@ -167,7 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     task, start = TASKS[options.task], perf_counter()
     with tqdm(pretrain(task, seed=options.seed), total=task.steps, unit="step") as bar:
-        for policy, loss in bar:
+        for policy, loss in bar:  # noqa: B007  (the last policy is the one)
             bar.set_postfix(loss=f"{loss:.3f}")
     policy.save(options.folder)
     record = {

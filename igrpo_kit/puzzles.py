@@ -8,7 +8,7 @@ is linear in what it is given. A hostile string is simply not an answer.
 |-----------------|--------------|---------------------|-----------------------------------------------|
 | `countdown`     | `3,7,5:26`   | `3*7+5`             | 1 if each number is used once and hits 26     |
 | `countdown-max` | `3,7,5,2|50` | `3*7*2+5`           | value / best value <= 50, 0 above the limit   |
-| `addition`      | `123+456=`   | `579`, `9,7,5=579`  | 1 if what follows the last `=` is the sum     |
+| `addition`      | `123+456=`   | `09,07,05=579`      | 1 if what follows the last `=` is the sum     |
 
 Expressions are chains of whole numbers joined by + - *, the product before sum and difference, without
 brackets. Questions and the answers drawn here use the characters `0123456789+-*=,:|` and no others.
@@ -134,8 +134,10 @@ def _addends(question: str) -> tuple[int, int]:
 def addition_solutions(question: str) -> list[str]:
     """The two ways to write an answer: directly, and with a scratchpad.
 
-    The scratchpad lists the column sums from the right, carry included, two digits each, then the sum:
-    123+456 -> `09,07,05=579`, 678+456 -> `14,13,11=1134`. Raises ValueError for a question that is not an addition.
+    The scratchpad lists the column sums from the right, carry included, in two digits each, then the
+    sum: 123+456 -> `09,07,05=579`, 678+456 -> `14,13,11=1134`.
+
+    Raises ValueError for a question that is not an addition.
     """
     a, b = _addends(question)
     columns, carry, left, right = list[str](), 0, a, b

@@ -37,7 +37,7 @@ def test_table_sets_simulation_beside_the_formula():
     ]
 
 
-@pytest.mark.parametrize("command", ["toy", "demo"])
+@pytest.mark.parametrize("command", ["toy"])
 def test_toy_prints_a_table_and_writes_an_offline_page(command, tmp_path):
     done = run(command, "--out", str(tmp_path / "figures"), "--trials", "100000", "--seed", "3")
     assert done.returncode == 0, done.stderr

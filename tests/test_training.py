@@ -241,9 +241,11 @@ def test_stop_and_resume_equals_the_uninterrupted_run(tiny_policy, tmp_path, var
     expected = timeless(run(whole, config))
     stop = threading.Event()
     first = []
-    for row in train(
-        interrupted, PROBLEMS, AccuracyReward(), sampler_of(interrupted), config, folder=tmp_path, stop=stop, progress=False
-    ):  # fmt: skip
+    rows = train(
+        interrupted, PROBLEMS, AccuracyReward(), sampler_of(interrupted), config, folder=tmp_path, stop=stop,
+        progress=False,
+    )  # fmt: skip
+    for row in rows:
         first.append(row)
         if row["step"] == 2:
             stop.set()
@@ -289,8 +291,10 @@ policy = load_policy("tiny", device="cpu")
 config = TrainConfig(steps=12, prompts=4, num_drafts=2, num_refinements=4, stale_drafts=True, select="random")
 sampler = HFSampler(policy.model, policy.tokenizer, SamplingSettings(12), seed=0)
 print("ready", flush=True)
-for row in train(policy, countdown_problems(64, seed=0), AccuracyReward(), sampler, config, folder=Path(sys.argv[1]),
-                 checkpoint_every=int(sys.argv[2]), samples_every=3, resume=True, progress=False):
+rows = train(policy, countdown_problems(64, seed=0), AccuracyReward(), sampler, config,
+             folder=Path(sys.argv[1]), checkpoint_every=int(sys.argv[2]), samples_every=3, resume=True,
+             progress=False)
+for row in rows:
     print(row["step"], flush=True)
 """
 

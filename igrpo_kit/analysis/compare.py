@@ -1,15 +1,14 @@
 """From the records of an experiment to one table: every number with its seeds, its interval, its budget.
 
 Methods are compared at three matched budgets. *Rollouts*: the end of the run, where all have drawn
-P * (N + G) completions per step (GRPO-4 half of that). *Gradient tokens*: where each has trained on as many tokens as
-the thriftiest method in all. *Seconds*: where each has used as much processor time as the quickest in all,
-evaluations not counted. Between two evaluations accuracy is interpolated linearly.
+P * (N + G) completions per step (GRPO-4 half of that). *Gradient tokens*: where each has trained on as many
+tokens as the thriftiest method in all. *Seconds*: where each has used as much processor time as the quickest
+in all, evaluations not counted. Between two evaluations accuracy is interpolated linearly.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -167,14 +166,19 @@ def summarise(records: Sequence[Record], base: Row, *, baseline: str) -> list[Su
     return summaries
 
 
-def verdict(summary: Summary, column: str) -> str:
-    """One plain word on a method against the baseline: what the interval of the difference allows."""
-    difference = summary.differences[column]
-    if difference.low > 0:
-        return "higher"
-    if difference.high < 0:
-        return "lower"
-    return "undecided"
+def verdicts(summary: Summary, baseline: str, columns: Sequence[str]) -> list[str]:
+    """One plain sentence per column: what the interval of the difference to the baseline allows to say."""
+    sentences = []
+    for column in columns:
+        if column not in summary.differences:
+            continue
+        d = summary.differences[column]
+        word = "higher than" if d.low > 0 else "lower than" if d.high < 0 else "not distinguishable from"
+        numbers = f"{d.estimate:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
+        sentences.append(
+            f"{summary.method}: {column} is {word} {baseline}'s ({numbers}, {summary.seeds} seeds)."
+        )
+    return sentences
 
 
 def table(summaries: Sequence[Summary], base: Row, columns: Sequence[str]) -> str:
@@ -200,9 +204,8 @@ def table(summaries: Sequence[Summary], base: Row, columns: Sequence[str]) -> st
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def load_experiment(
-    folder: Path, runs: dict[tuple[str, int], str]
-) -> tuple[list[Record], list[dict[str, Any]]]:
-    """The records of `runs`, (method, seed) -> folder name, and the base policy's evaluations."""
+def load_experiment(folder: Path, runs: dict[tuple[str, int], str]) -> tuple[list[Record], Row]:
+    """The records of `runs`, (method, seed) -> folder name, and the untrained policy's evaluation from q."""
     records = [load_record(folder / name, method, seed) for (method, seed), name in runs.items()]
-    return records, list(read_rows(folder / "base" / RunLog.EVALUATIONS))
+    base = Record("before training", 0, [], list(read_rows(folder / "base" / RunLog.EVALUATIONS)))
+    return records, base.final("q")
