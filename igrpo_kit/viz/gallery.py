@@ -1,13 +1,20 @@
 """The pictures of `figures/`, each drawn anew from data or from a seeded simulation: `igrpo figures`."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
 
+from igrpo_kit.analysis.compare import load_experiment
+from igrpo_kit.experiments import EXPERIMENTS, record_folders
 from igrpo_kit.toy import simulate_best_of_n, simulate_igrpo
 from igrpo_kit.viz.plots import plot_best_of_n, plot_mixed_groups, write_pngs
+from igrpo_kit.viz.runs import plot_comparison
+
+RECORDS = Path(__file__).parent.parent.parent / "data" / "runs"
+"""The committed run records."""
 
 
 def best_of_n() -> go.Figure:
@@ -38,7 +45,20 @@ def mixed_groups() -> go.Figure:
     return plot_mixed_groups(p, results, num_drafts=4, num_refinements=4, assumption=assumption)
 
 
-FIGURES: dict[str, Callable[[], go.Figure]] = {"best_of_n": best_of_n, "mixed_groups": mixed_groups}
+def comparison(preset: str) -> go.Figure:
+    """A committed experiment, from its records."""
+    experiment = EXPERIMENTS[preset]
+    records, base = load_experiment(RECORDS / preset, record_folders(experiment))
+    return plot_comparison(records, base, title=experiment.title)
+
+
+FIGURES: dict[str, Callable[[], go.Figure]] = {
+    "best_of_n": best_of_n,
+    "mixed_groups": mixed_groups,
+    "countdown-cpu": partial(comparison, "countdown-cpu"),
+    "addition-cpu": partial(comparison, "addition-cpu"),
+    "graded-cpu": partial(comparison, "graded-cpu"),
+}
 """Name of the file -> what draws it."""
 
 

@@ -14,6 +14,8 @@ from igrpo_kit.runlog import Row
 from igrpo_kit.viz.plots import COLORS, DASHES, TEMPLATE
 
 SMOOTH = 10
+_COLORS = (*COLORS, "#7A5195")
+"""one more than the template has: an experiment has up to six methods"""
 
 Curve = tuple[Sequence[float], Sequence[float]]
 
@@ -56,7 +58,7 @@ def pass_curve(record: Record) -> Curve:
 def _add(figure: go.Figure, records: Sequence[Record], curve: Callable[[Record], Curve], where: dict) -> None:
     """One panel: every seed thin, each method's mean thick where all its seeds share their x."""
     for i, method in enumerate(dict.fromkeys(r.method for r in records)):
-        style = {"color": COLORS[i % len(COLORS)], "dash": DASHES[i % len(DASHES)]}
+        style = {"color": _COLORS[i % len(_COLORS)], "dash": DASHES[i % len(DASHES)]}
         curves = [curve(r) for r in records if r.method == method]
         if not any(np.isfinite(y).any() for _, y in curves):
             continue
@@ -65,8 +67,8 @@ def _add(figure: go.Figure, records: Sequence[Record], curve: Callable[[Record],
                 x=x,
                 y=y,
                 mode="lines",
-                line={**style, "width": 1},
-                opacity=0.3,
+                line={"color": style["color"], "width": 1},
+                opacity=0.18,
                 showlegend=False,
                 hoverinfo="skip",
             )
@@ -91,23 +93,26 @@ def plot_comparison(records: Sequence[Record], base: Row, *, title: str) -> go.F
         ("dead groups", f"steps (mean of {SMOOTH})", lambda r: metric_curve(r, "dead_groups")),
         ("pass@k", "k", pass_curve),
     ]
-    figure = make_subplots(rows=2, cols=3, horizontal_spacing=0.09, vertical_spacing=0.17)
+    figure = make_subplots(rows=2, cols=3, horizontal_spacing=0.1, vertical_spacing=0.18)
     for i, (y_title, x_title, curve) in enumerate(panels):
         where = {"row": i // 3 + 1, "col": i % 3 + 1}
         _add(figure, records, curve, where)
-        figure.update_xaxes(title=x_title, **where).update_yaxes(title=y_title, **where)
+        figure.update_xaxes(title=x_title, **where)
+        figure.update_yaxes(title={"text": y_title, "standoff": 6}, **where)
     ks = [2**i for i in range(base["num_samples"].bit_length())]
     before = go.Scatter(
         x=ks,
         y=[pass_at(base, k) for k in ks],
         name="before training",
-        line={"color": "#7F7F7F", "dash": "dot"},
+        mode="lines+markers",
+        line={"color": "#767676", "dash": "dot"},
+        marker={"color": "#767676", "symbol": "circle"},
     )
     figure.add_trace(before, row=2, col=3).update_xaxes(type="log", tickvals=ks, row=2, col=3)
     return figure.update_layout(
         template=TEMPLATE,
         title={"text": title, "subtitle": {"text": "thick: mean over seeds; thin: each seed"}},
-        legend={"orientation": "h", "y": -0.14},
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": -0.13, "yanchor": "top"},
         width=1250,
         height=800,
     )
