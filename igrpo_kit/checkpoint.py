@@ -9,7 +9,7 @@ import json
 import os
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -55,7 +55,7 @@ def _checksum(tensors: dict[str, Tensor], tree: str) -> str:
     """safetensors notices a file that is too short, not one whose bytes have changed."""
     value = zlib.crc32(tree.encode())
     for name in sorted(tensors, key=int):
-        value = zlib.crc32(tensors[name].cpu().flatten().view(torch.uint8).numpy(), value)
+        value = zlib.crc32(tensors[name].cpu().flatten().view(torch.uint8).numpy().data, value)
     return str(value)
 
 
@@ -98,7 +98,7 @@ def random_states() -> dict[str, Any]:
 
     import numpy as np
 
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    kind, keys, position, has_gauss, gauss = cast(tuple, np.random.get_state(legacy=True))
     return {
         "python": random.getstate(),
         "numpy": [kind, torch.from_numpy(keys.astype("int64")), position, has_gauss, gauss],

@@ -2,6 +2,7 @@
 
     config.json       every setting, versions, device, git commit
     metrics.jsonl     one row per optimisation step
+    evaluations.jsonl what the policy could do on held-out problems, at some steps
     samples.jsonl     some drafts and refinements in full, for reading
     checkpoint.safetensors   what it takes to go on (see `training`)
 
@@ -9,6 +10,7 @@ Rows are appended whole, in one write each; a machine that dies in the middle le
 which readers skip. Anything else that does not parse is an error naming the line.
 """
 
+import gzip
 import json
 import math
 import os
@@ -55,11 +57,13 @@ def append_row(path: Path, row: Row) -> None:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a JSONL file in order; a torn last line is skipped.
+    """The rows of a JSONL file, or of its packed form `path`.gz, in order; a torn last line is skipped.
 
     Raises ValueError naming file and line where anything else does not parse, and FileNotFoundError.
     """
-    lines = path.read_bytes().split(b"\n")
+    packed = path.with_name(path.name + ".gz")
+    content = gzip.decompress(packed.read_bytes()) if packed.exists() else path.read_bytes()
+    lines = content.split(b"\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -79,6 +83,30 @@ def keep_rows(path: Path, last_step: int) -> None:
     if path.exists():
         rows = [json.dumps(row, ensure_ascii=False) for row in read_rows(path) if row["step"] <= last_step]
         write_atomically(path, "".join(row + "\n" for row in rows).encode())
+
+
+def pack_run(folder: Path, target: Path) -> None:
+    """Copy a run's record for keeping: rows gzipped, numbers to 6 significant digits, no checkpoint.
+
+    The same record gives the same bytes. Raises FileNotFoundError where `folder` holds no run.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    write_atomically(target / "config.json", (folder / "config.json").read_bytes())
+    for name in (RunLog.METRICS, RunLog.EVALUATIONS, RunLog.SAMPLES):
+        if (folder / name).exists():
+            rows = [json.dumps(_rounded(row), ensure_ascii=False) for row in read_rows(folder / name)]
+            content = "".join(row + "\n" for row in rows).encode()
+            write_atomically(target / f"{name}.gz", gzip.compress(content, mtime=0))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_rounded(v) for v in value]
+    return value
 
 
 def _git_commit() -> str | None:
@@ -129,38 +157,30 @@ class RunLog:
     overwritten.
     """
 
+    METRICS, EVALUATIONS, SAMPLES = "metrics.jsonl", "evaluations.jsonl", "samples.jsonl"
+
     def __init__(self, folder: Path, config: Row, *, resume_at: int | None = None) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        if resume_at is None and self.metrics_path.exists():
+        if resume_at is None and (folder / self.METRICS).exists():
             raise FileExistsError(f"{folder} holds a run already; resume it, or choose another folder")
-        keep_rows(self.metrics_path, resume_at or 0)
-        keep_rows(self.samples_path, resume_at or 0)
+        for name in (self.METRICS, self.EVALUATIONS, self.SAMPLES):
+            keep_rows(folder / name, resume_at or 0)
         if not resume_at:
             text = json.dumps(_plain(config), indent=1, ensure_ascii=False)
             write_atomically(folder / "config.json", text.encode())
 
-    @property
-    def metrics_path(self) -> Path:
-        """One row per step."""
-        return self.folder / "metrics.jsonl"
-
-    @property
-    def samples_path(self) -> Path:
-        """Some completions in full."""
-        return self.folder / "samples.jsonl"
-
     def metrics(self, row: Row) -> None:
         """Append one step's metrics."""
-        append_row(self.metrics_path, row)
+        append_row(self.folder / self.METRICS, row)
 
     def samples(self, rows: Iterable[Row]) -> None:
         """Append some of a step's drafts and refinements."""
         for row in rows:
-            append_row(self.samples_path, row)
+            append_row(self.folder / self.SAMPLES, row)
 
 
 def read_run(folder: Path) -> tuple[Row, list[Row]]:
     """A run's config and its metric rows. Raises FileNotFoundError naming the file that is missing."""
     config = json.loads((folder / "config.json").read_text())
-    return config, list(read_rows(folder / "metrics.jsonl"))
+    return config, list(read_rows(folder / RunLog.METRICS))

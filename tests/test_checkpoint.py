@@ -51,7 +51,7 @@ def test_a_changed_byte_is_noticed(tmp_path, position):
     content = bytearray(path.read_bytes())
     content[position] ^= 0x01
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="damaged|not a checkpoint"):
+    with pytest.raises(CheckpointError, match=r"damaged|not a checkpoint"):
         load_checkpoint(path)
 
 

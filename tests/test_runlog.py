@@ -44,7 +44,7 @@ def test_a_torn_last_line_is_skipped_and_the_next_row_starts_a_new_one(tmp_path)
 def test_a_damaged_line_is_named(tmp_path, line):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"step": 1}\n' + line + '\n{"step": 3}\n')
-    with pytest.raises(ValueError, match="rows.jsonl, line 2"):
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 2"):
         list(read_rows(path))
 
 
@@ -79,7 +79,8 @@ def test_a_writer_killed_at_any_moment_leaves_the_old_or_the_new_file(tmp_path):
     """A process rewrites a 4 MB file over and over and is killed with SIGKILL, twelve times."""
     path = tmp_path / "state.json"
     code = (
-        "import sys, itertools, json; from pathlib import Path; from igrpo_kit.runlog import write_atomically\n"
+        "import sys, itertools, json; from pathlib import Path\n"
+        "from igrpo_kit.runlog import write_atomically\n"
         "for i in itertools.count():\n"
         "    write_atomically(Path(sys.argv[1]), json.dumps([i] * 1_000_000).encode())\n"
         "    print(i, flush=True)\n"

@@ -8,14 +8,12 @@ tail off, and the ratio would then compare the policy with a distribution nobody
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Messages = list[dict[str, str]]
-"""A chat: [{"role": ..., "content": ...}, ...]."""
+from igrpo_kit.prompts import Messages as Messages
 
 
 @dataclass(frozen=True)
@@ -61,11 +59,25 @@ class Samples:
         return len(self.texts) // len(self.prompt_ids)
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """Anything that answers each of P prompts with `num_samples` completions."""
 
+    @property
+    def settings(self) -> SamplingSettings:
+        """How it draws; the loss scores at its temperature."""
+        ...
+
     def sample(self, prompts: Sequence[Messages], num_samples: int) -> Samples:
         """P prompts -> P * num_samples completions, row-major by prompt."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What decides the next samples, the weights apart: a checkpoint holds it."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
         ...
 
 
@@ -78,9 +90,3 @@ def check_request(prompts: Sequence[Messages], num_samples: int) -> None:
     for i, messages in enumerate(prompts):
         if not messages:
             raise ValueError(f"prompts[{i}] holds no message")
-
-
-def pad_rows(rows: Sequence[Sequence[float]], fill: float, dtype: torch.dtype) -> Tensor:
-    """Ragged rows -> [len(rows), longest], filled on the right."""
-    width = max(map(len, rows))
-    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=dtype)

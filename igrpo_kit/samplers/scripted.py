@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from . import Messages, Samples, check_request, pad_rows
+from igrpo_kit.samplers import Messages, Samples, SamplingSettings, check_request
 
 _CHARACTER_EOS = 0  # no text holds the NUL character
 
@@ -35,6 +37,7 @@ class ScriptedSampler:
         for i, (ids, row) in enumerate(zip(self._ids, self._log_probs, strict=True)):
             if len(ids) != len(row):
                 raise ValueError(f"log_probs[{i}] has {len(row)} entries for {len(ids)} tokens")
+        self.settings = SamplingSettings(max_new_tokens=max(map(len, self._ids), default=1))
         self._next = 0
 
     def _encode(self, text: str) -> list[int]:
@@ -48,6 +51,14 @@ class ScriptedSampler:
             return [ord(c) for message in messages for c in message["content"]]
         return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
 
+    def state_dict(self) -> dict[str, Any]:
+        """How far the script has been read."""
+        return {"next": self._next}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self._next = state["next"]
+
     def sample(self, prompts: Sequence[Messages], num_samples: int) -> Samples:
         """The next len(prompts) * num_samples lines of the script."""
         check_request(prompts, num_samples)
@@ -59,10 +70,14 @@ class ScriptedSampler:
         ids = self._ids[start:stop]
         return Samples(
             prompt_ids=[self._encode_prompt(messages) for messages in prompts],
-            completion_ids=pad_rows(ids, ids[0][-1], torch.long),
-            mask=pad_rows([[True] * len(row) for row in ids], False, torch.bool),
-            log_probs=pad_rows(self._log_probs[start:stop], 0.0, torch.float32),
+            completion_ids=_padded(ids, fill=ids[0][-1]),
+            mask=_padded([[True] * len(row) for row in ids], fill=False),
+            log_probs=_padded(self._log_probs[start:stop], fill=0.0),
             entropies=None,
             texts=self._texts[start:stop],
             finish_reasons=["stop"] * (stop - start),
         )
+
+
+def _padded(rows: Sequence[Sequence[int | float]], fill: int | float) -> Tensor:
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=fill)

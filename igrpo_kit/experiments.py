@@ -1,0 +1,294 @@
+"""Controlled comparisons on a laptop CPU: methods x seeds as parallel one-thread processes, then one table.
+
+An `Experiment` fixes policy, problems, reward and budget; its methods differ in what the comparison is about
+and in nothing else. Every run is a process of its own (`run_one`), is recorded, and goes on where it was if
+it is killed. The numbers of a report are computed from the records alone (`analysis.compare`).
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from igrpo_kit.analysis.evaluate import evaluate
+from igrpo_kit.losses import GRPO
+from igrpo_kit.policies import Policy, load_policy
+from igrpo_kit.problems import Problem, addition_problems, countdown_max_problems, countdown_problems
+from igrpo_kit.rewards import AccuracyReward
+from igrpo_kit.runlog import RunLog, append_row, environment, read_rows
+from igrpo_kit.samplers import SamplingSettings
+from igrpo_kit.samplers.hf import HFSampler
+from igrpo_kit.training import TrainConfig, derived_seed, train
+
+GRPO_8: dict[str, Any] = {"num_drafts": 0, "num_refinements": 8}
+GRPO_4: dict[str, Any] = {"num_drafts": 0, "num_refinements": 4}
+IGRPO: dict[str, Any] = {"num_drafts": 4, "num_refinements": 4}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What is compared (`methods`, overrides of `TrainConfig`) and all that is held equal."""
+
+    name: str
+    title: str
+    policy: str
+    problems: Callable[..., list[Problem]]
+    methods: dict[str, dict[str, Any]]
+    max_new_tokens: int
+    steps: int = 200
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    train_problems: int = 4000
+    held_out_problems: int = 512
+    evaluate_every: int = 20
+    evaluation_samples: int = 8
+    """samples per held-out problem during training"""
+    final_samples: int = 32
+    """samples per held-out problem at the end: pass@k for every k up to this"""
+    baseline: str = "GRPO-8"
+    score: str = "accuracy"
+    """the column of `analysis.compare` that matters: "reward" where it is graded"""
+
+
+EXPERIMENTS: dict[str, Experiment] = {
+    e.name: e
+    for e in (
+        Experiment(
+            name="demo",
+            title="GRPO-8 against iGRPO 4+4 on Countdown, 3 seeds",
+            policy="tiny",
+            problems=countdown_problems,
+            methods={"GRPO-8": GRPO_8, "iGRPO 4+4": IGRPO},
+            max_new_tokens=12,
+            steps=120,
+            seeds=(0, 1, 2),
+            held_out_problems=256,
+            evaluate_every=30,
+        ),
+        Experiment(
+            name="countdown-cpu",
+            title="Countdown with three numbers, binary reward",
+            policy="tiny",
+            problems=countdown_problems,
+            methods={
+                "GRPO-8": GRPO_8,
+                "iGRPO 4+4": IGRPO,
+                "GRPO-4": GRPO_4,
+                "iGRPO 4+4, random draft": {**IGRPO, "select": "random"},
+                "iGRPO 4+4, no draft": {**IGRPO, "select": "none"},
+                "iGRPO 4+4, both stages trained (ours)": {**IGRPO, "train_drafts": True},
+            },
+            max_new_tokens=12,
+        ),
+        Experiment(
+            name="addition-cpu",
+            title="Three-digit addition with a free choice of scratchpad: the copy attractor",
+            policy="tiny-addition",
+            problems=addition_problems,
+            methods={
+                "GRPO-8": GRPO_8,
+                "iGRPO 4+4": IGRPO,
+                "iGRPO 4+4, both stages trained (ours)": {**IGRPO, "train_drafts": True},
+            },
+            max_new_tokens=24,
+            steps=100,
+            seeds=(0, 1, 2),
+            held_out_problems=256,
+            evaluate_every=10,
+        ),
+        Experiment(
+            name="graded-cpu",
+            title="The largest value under a limit, graded reward: does partial credit rescue iGRPO?",
+            policy="tiny-max",
+            problems=countdown_max_problems,
+            methods={
+                "GRPO-8": GRPO_8,
+                "iGRPO 4+4": IGRPO,
+                "iGRPO 4+4, both stages trained (ours)": {**IGRPO, "train_drafts": True},
+            },
+            max_new_tokens=16,
+            seeds=(0, 1, 2),
+            score="reward",
+            held_out_problems=256,
+        ),
+    )
+}
+
+
+def run_name(method: str, seed: int) -> str:
+    """The folder of one run inside its experiment's: plain letters, whatever the method's name holds."""
+    plain = "".join(c if c.isalnum() else "-" for c in method.lower())
+    return f"{'-'.join(filter(None, plain.split('-')))}/seed-{seed}"
+
+
+def record_folders(experiment: Experiment) -> dict[tuple[str, int], str]:
+    """Every run of an experiment, (method, seed), and its folder."""
+    return {(m, seed): run_name(m, seed) for m in experiment.methods for seed in experiment.seeds}
+
+
+REPORTED = (
+    "greedy",
+    "pass@8",
+    "at equal gradient tokens",
+    "at equal seconds",
+    "own draft, refined",
+    "entropy",
+    "dead groups, start",
+    "copy rate, end",
+    "processor seconds",
+)
+"""the columns of a report's table after the score; `analysis.compare.COLUMNS` has more"""
+
+
+def held_out(experiment: Experiment) -> list[Problem]:
+    """The evaluation problems: the same for every run, disjoint from training by a hash of the question."""
+    return experiment.problems(experiment.held_out_problems, seed=1, split="held_out", distinct=True)
+
+
+def _evaluation_row(
+    experiment: Experiment, policy: Policy, problems: Sequence[Problem], step: int,
+    *, protocol: Any = "q", num_samples: int, temperature: float = 1.0, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    # A sampler of its own: evaluating more or less often must not change the run that is evaluated.
+    sampler = HFSampler(
+        policy.model,
+        policy.tokenizer,
+        SamplingSettings(experiment.max_new_tokens, temperature),
+        seed=derived_seed(seed, f"evaluation {step} {protocol} {temperature}"),
+    )
+    result = evaluate(
+        sampler,
+        AccuracyReward(),
+        problems,
+        num_samples=num_samples,
+        protocol=protocol,
+        prompt_format=policy.prompt_format,
+        tokenizer=policy.tokenizer,
+    )
+    return {"step": step, "final": False, **result.to_row()}
+
+
+def _final_rows(
+    experiment: Experiment, policy: Policy, problems: Sequence[Problem], step: int, seed: int
+) -> list[dict[str, Any]]:
+    """The full evaluation: pass@k from q, greedy, and the two ways of asking with a draft."""
+    K = experiment.final_samples
+    wanted: list[dict[str, Any]] = [
+        {"num_samples": K},
+        {"num_samples": 1, "temperature": 0.0},
+        {"num_samples": 8, "protocol": "own_draft"},
+        {"num_samples": 8, "protocol": "best_of_n"},
+    ]
+    rows = [_evaluation_row(experiment, policy, problems, step, seed=seed, **w) for w in wanted]
+    return [{**row, "final": True} for row in rows]
+
+
+def run_base(experiment: Experiment, folder: Path) -> None:
+    """Evaluate the untrained policy in full: the point every run starts from."""
+    path = folder / "base" / RunLog.EVALUATIONS
+    if path.exists() and any(read_rows(path)):
+        return
+    torch.set_num_threads(1)
+    policy = load_policy(experiment.policy)
+    rows = _final_rows(experiment, policy, held_out(experiment), 0, seed=0)
+    RunLog(folder / "base", {"policy": policy.name, **environment(str(policy.model.device))})
+    for row in rows:
+        append_row(path, row)
+
+
+def run_one(experiment: Experiment, method: str, seed: int, folder: Path, *, progress: bool = False) -> None:
+    """One method, one seed: train, evaluate on the way and at the end, record. Goes on if it was killed."""
+    torch.set_num_threads(1)
+    policy = load_policy(experiment.policy)
+    problems, test = experiment.problems(experiment.train_problems, seed=0), held_out(experiment)
+    config = TrainConfig(steps=experiment.steps, seed=seed, objective=GRPO(), **experiment.methods[method])
+    settings = SamplingSettings(experiment.max_new_tokens)
+    sampler = HFSampler(policy.model, policy.tokenizer, settings, seed=derived_seed(seed, "sampling"))
+    run_folder = folder / run_name(method, seed)
+    evaluations = run_folder / RunLog.EVALUATIONS
+    rows = train(
+        policy, problems, AccuracyReward(), sampler, config, folder=run_folder, checkpoint_every=50,
+        samples_every=50, resume=True, progress=progress,
+    )  # fmt: skip
+    for row in rows:
+        step = row["step"]
+        if step == experiment.steps:
+            for final in _final_rows(experiment, policy, test, step, seed):
+                append_row(evaluations, final)
+        elif step % experiment.evaluate_every == 0:
+            samples = experiment.evaluation_samples
+            append_row(
+                evaluations, _evaluation_row(experiment, policy, test, step, num_samples=samples, seed=seed)
+            )
+
+
+def is_complete(run_folder: Path) -> bool:
+    """Whether a run's record holds its last step and its final evaluation."""
+    evaluations = run_folder / RunLog.EVALUATIONS
+    return evaluations.exists() and sum(row["final"] for row in read_rows(evaluations)) == 4
+
+
+@dataclass
+class _Job:
+    label: str
+    arguments: list[str]
+    folder: Path
+    process: subprocess.Popen | None = None
+
+
+def run_experiment(experiment: Experiment, folder: Path, *, jobs: int) -> None:
+    """All methods and seeds, `jobs` processes at a time, one torch thread each. Finished runs are kept.
+
+    Raises RuntimeError naming the runs that failed and their logs, after all others have finished.
+    """
+    waiting = [_Job("base", ["base"], folder / "base")]
+    for (method, seed), name in record_folders(experiment).items():
+        run_folder = folder / name
+        if not is_complete(run_folder):
+            waiting.append(_Job(f"{method}, seed {seed}", [method, str(seed)], run_folder))
+    total = experiment.steps * (len(waiting) - 1)
+    running: list[_Job] = []
+    failed: list[_Job] = []
+    bar = tqdm(total=total, unit="step", desc=experiment.name)
+    start_steps = {job.label: _steps_done(job) for job in waiting}
+    everything = list(waiting)
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                running.append(_start(waiting.pop(0), experiment, folder))
+            time.sleep(0.2)
+            for job in [j for j in running if j.process is not None and j.process.poll() is not None]:
+                running.remove(job)
+                if job.process is not None and job.process.returncode:
+                    failed.append(job)
+            done = sum(_steps_done(job) - start_steps[job.label] for job in everything)
+            bar.update(done - bar.n)
+    finally:
+        bar.close()
+        for job in running:
+            if job.process is not None:
+                job.process.terminate()
+    if failed:
+        names = "; ".join(f"{job.label} (see {job.folder / 'log.txt'})" for job in failed)
+        raise RuntimeError(f"{len(failed)} run(s) failed: {names}")
+
+
+def _steps_done(job: _Job) -> int:
+    path = job.folder / RunLog.METRICS
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def _start(job: _Job, experiment: Experiment, folder: Path) -> _Job:
+    job.folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "igrpo_kit", "run-one", experiment.name, str(folder), *job.arguments]
+    # Two threads on two busy cores wait for each other; one thread a process does not.
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    with open(job.folder / "log.txt", "ab") as log:
+        job.process = subprocess.Popen(command, stdout=log, stderr=log, env=variables)
+    return job

@@ -1,0 +1,168 @@
+"""The public problem sets of the paper and the field, as one table, and how to fetch them from the hub.
+
+Sizes and licences are those seen in 2026. "Do not redistribute" means: fetch at run time, keep the text out
+of your repository. None of this is needed to work offline, see `problems`.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from igrpo_kit.grading import extract_answer
+from igrpo_kit.problems import Problem, problem_from_row
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Where a problem set lies on the hub and how its columns become problems."""
+
+    hub_id: str
+    split: str
+    question: str
+    """column of the question"""
+    answer: str
+    """column that holds the answer"""
+    licence: str
+    note: str
+    configs: tuple[str | None, ...] = (None,)
+    """its configurations, read one after the other; None is the default one"""
+    form: Literal["plain", "after_hashes", "boxed"] = "plain"
+    """how the answer stands there: by itself, after `####`, or in the last box of a worked solution"""
+
+
+_MATH_SUBJECTS = (
+    "algebra",
+    "counting_and_probability",
+    "geometry",
+    "intermediate_algebra",
+    "number_theory",
+    "prealgebra",
+    "precalculus",
+)
+_MAA = "the problems are (c) MAA; do not redistribute"
+
+PRESETS: dict[str, Preset] = {
+    "gsm8k": Preset(
+        *("openai/gsm8k", "test", "question", "answer", "MIT", "1,319 problems"),
+        configs=("main",),
+        form="after_hashes",
+    ),
+    "gsm8k-train": Preset(
+        *("openai/gsm8k", "train", "question", "answer", "MIT", "7,473 problems"),
+        configs=("main",),
+        form="after_hashes",
+    ),
+    "math500": Preset(
+        *("HuggingFaceH4/MATH-500", "test", "problem", "answer"),
+        "none on the card; chosen by prm800k (MIT)",
+        "500 problems from MATH's test split; do not redistribute",
+    ),
+    "aime24": Preset(
+        *("HuggingFaceH4/aime_2024", "train", "problem", "answer", "none stated"), f"30 problems; {_MAA}"
+    ),
+    "aime25": Preset(
+        *("opencompass/AIME2025", "test", "question", "answer", "tagged MIT"),
+        f"two times 15 problems; {_MAA}",
+        configs=("AIME2025-I", "AIME2025-II"),
+    ),
+    "amc23": Preset(
+        *("math-ai/amc23", "test", "question", "answer", "none stated"),
+        f"40 problems, the number the paper's percentages fit (another AMC set has 83); {_MAA}",
+    ),
+    "minerva": Preset(
+        *("math-ai/minervamath", "test", "question", "answer", "none stated"),
+        "272 problems from MIT OpenCourseWare (CC-BY-NC-SA); do not redistribute",
+    ),
+    "math-train": Preset(
+        *("EleutherAI/hendrycks_math", "train", "problem", "solution", "tagged MIT"),
+        "7,500 problems, the paper's MATH; the original was taken down on request; do not redistribute",
+        configs=_MATH_SUBJECTS,
+        form="boxed",
+    ),
+    "acereason-math": Preset(
+        *("nvidia/AceReason-Math", "train", "problem", "answer", "CC-BY-4.0"),
+        "49,585 problems, where the paper says 9,400",
+    ),
+    "openr1-math": Preset(
+        *("open-r1/OpenR1-Math-220k", "train", "problem", "answer", "Apache-2.0"),
+        "about 94,000 problems in the default configuration",
+        configs=("default",),
+    ),
+}
+"""The paper's training and evaluation sets (Sec. 4.1, appendix C) and the usual ones, by name."""
+
+
+def _gold(value: Any, form: str) -> str:
+    """The answer in a column's value. Raises ValueError saying what is wrong with it."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"expected text or a number, got {value!r}")
+    text = f"{value:.15g}" if isinstance(value, float) else str(value)
+    if form == "after_hashes":
+        _, hashes, text = text.rpartition("####")
+        if not hashes:
+            raise ValueError("there is no '####' before the answer")
+        text = text.replace(",", "")
+    elif form == "boxed":
+        # MATH has older spellings as well: \fbox{2}, \boxed {2}, and \boxed 2 up to the end of the formula.
+        text = re.sub(r"\\(?:boxed|fbox)\s*\{", r"\\boxed{", text)
+        text = re.sub(r"\\boxed\s+([^${][^$]*)\$", r"\\boxed{\1}$", text)
+        text = extract_answer(text) or ""
+    if not text.strip():
+        raise ValueError("there is no answer in it")
+    return text.strip()
+
+
+def _preset(name: str) -> Preset:
+    if name not in PRESETS:
+        raise ValueError(f"name: no preset {name!r}; there is {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def preset_problems(
+    name: str, rows: Iterable[Mapping[str, Any]], *, config: str | None = None
+) -> list[Problem]:
+    """Rows of a preset's dataset as problems; ids are `name/row`, or `name/config/row` if it has several.
+
+    For rows you fetched or filtered yourself; `load_preset` fetches them all. Raises ValueError naming preset
+    and row: a missing column, an empty question, an answer that is not there.
+    """
+    preset, problems = _preset(name), []
+    prefix = f"{name}/{config}" if len(preset.configs) > 1 else name
+    for index, row in enumerate(rows):
+        where = f"preset {prefix}, row {index}"
+        for column in (preset.question, preset.answer):
+            if column not in row:
+                raise ValueError(f"{where}: no column {column!r}; there is {', '.join(map(repr, row))}")
+        try:
+            answer = _gold(row[preset.answer], preset.form)
+        except ValueError as error:
+            raise ValueError(f"{where}: column {preset.answer!r}: {error}") from error
+        fields = {"id": f"{prefix}/{index}", "question": row[preset.question], "answer": answer}
+        problems.append(problem_from_row(fields, where, name))
+    return problems
+
+
+def load_preset(name: str) -> list[Problem]:
+    """A public problem set by its name in `PRESETS`, from the Hugging Face hub or its local cache.
+
+    Raises ConnectionError, naming what works without a hub, if it cannot be fetched; ValueError as
+    `preset_problems`; ImportError without `datasets`.
+    """
+    preset = _preset(name)
+    try:
+        from datasets import load_dataset  # heavy, and not needed for anything else here
+    except ImportError as error:
+        raise ImportError("the datasets package is not installed: pip install datasets") from error
+    problems = []
+    for config in preset.configs:
+        try:
+            rows = load_dataset(preset.hub_id, config, split=preset.split)
+        except OSError as error:  # ConnectionError, and the hub's own "not found"
+            raise ConnectionError(
+                f"preset {name}: {preset.hub_id} is not cached and could not be fetched ({error}). "
+                "Without the hub there are countdown_problems, countdown_max_problems, addition_problems, "
+                "reasoning_gym_problems('gsm_symbolic', ...) and load_problems('data/problems/...jsonl')."
+            ) from error
+        problems += preset_problems(name, rows, config=config)
+    return problems

@@ -1,0 +1,111 @@
+"""The command line, run as a user runs it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from igrpo_kit import cli
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "igrpo_kit", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_table_sets_simulation_beside_the_formula():
+    table = cli.best_of_n_table(
+        np.array([0.5, 0.1]), [1, 2], np.array([[0.45, 0.1], [0.75, 0.2]]), trials=100
+    )
+    assert table.splitlines()[1:] == [
+        "0.50    1     0.50000     0.45000      0.05000    -1.00",
+        "0.50    2     0.75000     0.75000      0.04330    +0.00",
+        "0.10    1     0.10000     0.10000      0.03000    +0.00",
+        "0.10    2     0.19000     0.20000      0.03923    +0.25",
+    ]
+
+
+@pytest.mark.parametrize("command", ["toy"])
+def test_toy_prints_a_table_and_writes_an_offline_page(command, tmp_path):
+    done = run(command, "--out", str(tmp_path / "figures"), "--trials", "100000", "--seed", "3")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("0.")]
+    assert len(rows) == 25
+    assert rows[12][:3] == ["0.10", "4", "0.34390"]
+    assert all(abs(float(row[5])) < 4 for row in rows)
+    assert (tmp_path / "figures" / "best_of_n.html").stat().st_size > 3_000_000
+    assert str(tmp_path / "figures" / "best_of_n.html") in done.stdout
+
+
+def test_toy_repeats_itself_for_one_seed(tmp_path, capsys):
+    outputs = []
+    for seed in ("1", "1", "2"):
+        assert cli.main(["toy", "--out", str(tmp_path), "--trials", "1000", "--seed", seed]) == 0
+        outputs.append([line for line in capsys.readouterr().out.splitlines() if line.startswith("0.")])
+    assert outputs[0] == outputs[1] != outputs[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["toy", "--trials", "0"], "--trials: a whole number >= 1 is needed, got 0"),
+        (["toy", "--trials", "1e6"], "--trials: a whole number >= 0 is needed, got '1e6'"),
+        (["toy", "--seed", "-1"], "--seed: a whole number >= 0 is needed, got '-1'"),
+        (["dance"], "invalid choice: 'dance'"),
+        ([], "the following arguments are required: command"),
+    ],
+)
+def test_wrong_usage_is_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert cli.main(["toy", "--out", str(tmp_path / "file" / "deeper"), "--trials", "10"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("igrpo toy: ") and "Not a directory" in line
+
+
+def test_a_missing_extra_is_one_line(capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "igrpo_kit.viz.plots", raising=False)
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
+    assert cli.main(["toy", "--trials", "10"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "igrpo toy: plotly.graph_objects is not installed: pip install 'igrpo-kit[figures]'"
+
+
+def test_figures_without_a_browser_is_one_line(tmp_path):
+    done = run("figures", "--out", str(tmp_path), BROWSER_PATH=str(tmp_path / "no-such-browser"))
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == (
+        "igrpo figures: no browser to draw a PNG with: "
+        "install Chromium (Debian: apt-get install chromium) or Chrome\n"
+    )
+
+
+def test_help_needs_neither_plotly_nor_torch():
+    code = (
+        "import sys; from igrpo_kit import cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'plotly', 'kaleido') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "toy" in done.stdout and "figures" in done.stdout

@@ -1,0 +1,189 @@
+"""Every lesson in notebooks/ is found by glob, held to the house form, and run top to bottom, offline."""
+
+import ast
+import os
+import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+from traitlets.config import Config
+
+ROOT = Path(__file__).parents[1]
+LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MAX_CODE_LINES = 25
+
+# Parameters under which a lesson runs quickly; the others run as they are.
+FAST: dict[str, dict] = {
+    "01_best_of_n": {"trials": 20_000, "steps": 60},
+    "04_two_stages": {"prompts": 20_000},
+}
+# The package is found without being installed. Whatever asks for the network finds nobody there; a lesson's
+# own server on this machine it does find.
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(ROOT),
+    "HF_HUB_OFFLINE": "1",
+    "no_proxy": "127.0.0.1,localhost",
+    **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"),
+}
+
+every_lesson = pytest.mark.parametrize("path", LESSONS, ids=[path.stem for path in LESSONS])
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def parameters_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in code_cells(notebook) if "parameters" in cell.metadata.get("tags", [])]
+
+
+def run_notebook(path: Path, parameters: dict) -> nbformat.NotebookNode:
+    """Run a notebook in its own folder, as JupyterLab does."""
+    notebook = load_notebook_node(str(path))  # papermill's own reader: it adds the tags its injection needs
+    if parameters:
+        known = {node.target.id for node in ast.parse(parameters_cells(notebook)[0].source).body}
+        assert set(parameters) <= known, f"{path.stem} has no parameter {set(parameters) - known}"
+        notebook = parameterize_notebook(notebook, parameters)
+    try:
+        # By default the sockets lie, and stay, in the working folder; here the kernel works in another.
+        with TemporaryDirectory() as sockets:
+            NotebookClient(
+                notebook,
+                kernel_name="python3",
+                timeout=240,
+                store_widget_state=False,  # one FigureWidget would carry 5 MB of it
+                resources={"metadata": {"path": str(path.parent)}},
+                config=Config(AsyncKernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
+            ).execute(env=ENVIRONMENT)
+    except CellExecutionError as error:
+        failed = [i for i, cell in enumerate(notebook.cells) if _has_error(cell)]
+        source = notebook.cells[failed[0]].source
+        raise AssertionError(
+            f"{path.name}, cell {failed[0]}: {error.ename}: {error.evalue}\n{source}"
+        ) from None
+    return notebook
+
+
+def _has_error(cell: nbformat.NotebookNode) -> bool:
+    return any(output.output_type == "error" for output in cell.get("outputs", []))
+
+
+@every_lesson
+def test_runs_top_to_bottom(path):
+    executed = run_notebook(path, FAST.get(path.stem, {}))
+    printed = "".join(output.get("text", "") for output in code_cells(executed)[-1].outputs)
+    assert "All checks passed" in printed
+
+
+def test_a_failing_cell_is_named(tmp_path):
+    cells = [nbformat.v4.new_markdown_cell("# text"), nbformat.v4.new_code_cell("x = 1\nassert x == 2, 'no'")]
+    path = tmp_path / "broken.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    with pytest.raises(
+        AssertionError, match=r"broken.ipynb, cell 1: AssertionError: no\nx = 1\nassert x == 2"
+    ):
+        run_notebook(path, {})
+
+
+def test_the_network_is_out_of_reach(tmp_path):
+    source = "from urllib.request import urlopen\nurlopen('http://pypi.org', timeout=20)"
+    path = tmp_path / "online.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), path)
+    with pytest.raises(AssertionError, match=r"cell 0: URLError: .*refused"):
+        run_notebook(path, {})
+
+
+def test_an_unknown_parameter_is_an_error():
+    with pytest.raises(AssertionError, match=r"has no parameter \{'trails'\}"):
+        run_notebook(ROOT / "notebooks" / "01_best_of_n.ipynb", {"trails": 5})
+
+
+def test_fast_parameters_belong_to_a_lesson():
+    assert set(FAST) <= {path.stem for path in LESSONS}
+
+
+@every_lesson
+def test_stripped(path):
+    notebook = nbformat.read(path, as_version=4)
+    for cell in code_cells(notebook):
+        assert cell.outputs == [] and cell.execution_count is None, f"outputs in cell {cell.id}: make format"
+    assert notebook.metadata == {
+        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+
+
+@every_lesson
+def test_cell_ids_are_kept_unique_and_speaking(path):
+    ids = [cell.id for cell in nbformat.read(path, as_version=4).cells]
+    assert len(set(ids)) == len(ids)
+    # Tools that renumber make "0", "1", ...; tools that invent make eight hexadecimal digits.
+    dumb = [i for i in ids if re.fullmatch(r"\d+|[0-9a-f]{8}(-[0-9a-f-]+)?", i)]
+    assert dumb == []
+
+
+@every_lesson
+def test_head(path):
+    head = nbformat.read(path, as_version=4).cells[0].source
+    assert re.match(rf"# {path.stem[:2]} · \S", head), "title: '# NN · Name'"
+    assert re.search(r"^\*\*Time\*\* \d+ min .*· \*\*Hardware\*\* .+ · \*\*Needs\*\* .+$", head, re.MULTILINE)
+    learn = head.split("**What you will learn**")[1]
+    assert 3 <= len(re.findall(r"^- ", learn, re.MULTILINE)) <= 5
+
+
+@every_lesson
+def test_parameters_are_typed_literals_with_a_comment(path):
+    (cell,) = parameters_cells(nbformat.read(path, as_version=4))
+    lines = cell.source.splitlines()
+    for node in ast.parse(cell.source).body:
+        assert isinstance(node, ast.AnnAssign), f"not 'name: type = literal': {ast.unparse(node)}"
+        ast.literal_eval(node.value)
+    assert all("  # " in line for line in lines if not line.startswith("seed")), (
+        "say what it is, and its unit"
+    )
+
+
+@every_lesson
+def test_code_cells_are_short(path):
+    cells = code_cells(nbformat.read(path, as_version=4))
+    long = {c.id: n for c in cells if (n := len(c.source.splitlines())) > MAX_CODE_LINES}
+    assert long == {}
+
+
+@every_lesson
+def test_ends_with_checks_and_takeaways(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert any(isinstance(node, ast.Assert) for node in ast.parse(code_cells(notebook)[-1].source).body)
+    assert notebook.cells[-1].source.startswith("## Takeaways")
+
+
+@every_lesson
+def test_local_links_lead_somewhere(path):
+    text = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
+    targets = [t for t in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in t]
+    assert [t for t in targets if not (path.parent / t.split("#")[0]).exists()] == []
+
+
+@every_lesson
+def test_composes_the_library_and_redefines_nothing_of_it(path):
+    library = {
+        node.name
+        for module in (ROOT / "igrpo_kit").rglob("*.py")
+        for node in ast.parse(module.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
+    assert "group_advantages" in library
+    own = {
+        node.name
+        for cell in code_cells(nbformat.read(path, as_version=4))
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
+    assert own & library == set()

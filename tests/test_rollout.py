@@ -1,0 +1,218 @@
+import math
+
+import pytest
+import torch
+
+from igrpo_kit.metrics import fill_unscored, rollout_metrics
+from igrpo_kit.problems import Problem
+from igrpo_kit.prompts import PromptFormat
+from igrpo_kit.rollout import NOT_DRAWN, igrpo_rollout, rollout_with_next_drafts, sample_drafts
+from igrpo_kit.samplers.scripted import ScriptedSampler
+from igrpo_kit.selection import select_no_draft, select_worst_draft
+
+PROBLEMS = [Problem("a", "1+1?", "2", "hand"), Problem("b", "2+3?", "5", "hand")]
+FORMAT = PromptFormat(system=None, refinement="{question} [{draft}]")
+
+SCRIPT = [
+    *("3", "2", "2"),  # drafts of a: wrong, right, right
+    *("4", "6", "7"),  # drafts of b: all wrong
+    *("2", "2"),  # refinements of a
+    *("5", "4"),  # refinements of b
+]
+
+
+class RecordingSampler(ScriptedSampler):
+    """A scripted sampler that remembers what it was asked."""
+
+    def __init__(self, texts):
+        super().__init__(texts)
+        self.asked = []
+
+    def sample(self, prompts, num_samples):
+        self.asked.append(([p[-1]["content"] for p in prompts], num_samples))
+        return super().sample(prompts, num_samples)
+
+
+def exact(problems, completions):
+    return [float(c == p.answer) for p, c in zip(problems, completions, strict=True)]
+
+
+def test_both_stages_by_hand():
+    sampler = RecordingSampler(SCRIPT)
+    rollout = igrpo_rollout(sampler, exact, PROBLEMS, num_drafts=3, num_refinements=2, prompt_format=FORMAT)
+    assert sampler.asked == [(["1+1?", "2+3?"], 3), (["1+1? [2]", "2+3? [4]"], 2)]
+    assert rollout.drafts.rewards.tolist() == [[0, 1, 1], [0, 0, 0]]
+    assert rollout.selected.tolist() == [1, 0]
+    assert [rollout.draft_text(i) for i in range(2)] == ["2", "4"]
+    assert rollout.refinements.rewards.tolist() == [[1, 1], [1, 0]]
+
+
+def test_metrics_by_hand():
+    rollout = igrpo_rollout(
+        ScriptedSampler(SCRIPT), exact, PROBLEMS, num_drafts=3, num_refinements=2, prompt_format=FORMAT
+    )
+    row = rollout_metrics(rollout, num_drafts=3)
+    expected = {
+        "reward": 0.75,
+        "dead_groups": 0.5,  # a's refinements agree
+        "all_right_groups": 0.5,
+        "stage1/reward": 1 / 3,
+        "stage1/dead_groups": 0.5,  # b's drafts agree
+        "best_draft_reward": 0.5,
+        "best_draft_predicted_from_mean_p": 1 - (2 / 3) ** 3,
+        "best_draft_predicted_per_prompt": 0.5,
+        "copy_rate": 0.75,  # "2", "2" and "4"; not "5"
+        "copy_rate_of_right": 1.0,
+        "right_to_wrong": 0.0,
+        "wrong_to_right": 0.5,
+        "length": 2.0,  # a character and the end
+        "tokens": 8.0,
+        "stage1/tokens": 12.0,
+        "truncated": 0.0,
+        "unscored": 0.0,
+    }
+    assert {k: row[k] for k in expected} == pytest.approx(expected)
+
+
+def test_no_drafts_is_grpo():
+    sampler = RecordingSampler(["2", "3", "5", "5"])
+    rollout = igrpo_rollout(sampler, exact, PROBLEMS, num_drafts=0, num_refinements=2, prompt_format=FORMAT)
+    assert sampler.asked == [(["1+1?", "2+3?"], 2)]
+    assert rollout.drafts is None
+    assert rollout.draft_text(0) is None
+    row = rollout_metrics(rollout, num_drafts=1)
+    assert row["best_draft_reward"] == 1.0  # best of the first one: "2" and "5" are right
+    assert "copy_rate" not in row
+
+
+def test_controls_show_another_draft_or_none():
+    sampler = RecordingSampler(SCRIPT)
+    igrpo_rollout(
+        sampler,
+        exact,
+        PROBLEMS,
+        num_drafts=3,
+        num_refinements=2,
+        prompt_format=FORMAT,
+        select=select_worst_draft,
+    )
+    assert sampler.asked[1][0] == ["1+1? [3]", "2+3? [4]"]
+    sampler = RecordingSampler(SCRIPT)
+    rollout = igrpo_rollout(
+        sampler,
+        exact,
+        PROBLEMS,
+        num_drafts=3,
+        num_refinements=2,
+        prompt_format=FORMAT,
+        select=select_no_draft,
+    )
+    assert sampler.asked[1][0] == ["1+1?", "2+3?"]
+    assert math.isnan(rollout_metrics(rollout, num_drafts=3)["copy_rate"])
+
+
+def test_a_long_draft_is_cut_and_the_question_is_not(tiny_policy):
+    sampler = RecordingSampler(["1234567890", "2"])
+    igrpo_rollout(
+        sampler, exact, PROBLEMS[:1], num_drafts=1, num_refinements=1, prompt_format=FORMAT,
+        max_draft_tokens=4, tokenizer=tiny_policy.tokenizer,
+    )  # fmt: skip
+    assert sampler.asked[1][0] == ["1+1? [7890]"]
+
+
+def test_early_stop_draws_until_the_first_right_draft():
+    # round 1: a wrong, b wrong; round 2: a right, b wrong; round 3: b alone
+    sampler = RecordingSampler(["3", "4", "2", "6", "77"])
+    drafts = sample_drafts(sampler, exact, PROBLEMS, num_drafts=3, prompt_format=FORMAT, stop_at=1.0)
+    assert [asked for asked, _ in sampler.asked] == [["1+1?", "2+3?"], ["1+1?", "2+3?"], ["2+3?"]]
+    assert drafts.rewards[1].tolist() == [0, 0, 0]
+    assert drafts.rewards[0, :2].tolist() == [0, 1]
+    assert drafts.rewards[0, 2].isnan()
+    assert drafts.samples.texts == ["3", "2", "", "4", "6", "77"]
+    assert drafts.scores.statuses[2] == NOT_DRAWN
+    assert drafts.samples.mask.sum(dim=1).tolist() == [2, 2, 0, 2, 2, 3]
+
+
+def test_early_stop_changes_cost_not_the_best_drafts_reward():
+    rollout = igrpo_rollout(
+        ScriptedSampler(["3", "4", "2", "6", "7", "2", "2", "5", "4"]), exact, PROBLEMS,
+        num_drafts=3, num_refinements=2, prompt_format=FORMAT, stop_at=1.0,
+    )  # fmt: skip
+    assert rollout.selected.tolist() == [1, 0]
+    row = rollout_metrics(rollout, num_drafts=3)
+    assert row["best_draft_reward"] == 0.5
+    assert row["stage1/tokens"] == 10.0
+    assert row["stage1/unscored"] == 0.0  # not drawn is not unscored
+    assert "best_draft_predicted_per_prompt" not in row
+
+
+@pytest.mark.parametrize(("num_refinements", "calls"), [(3, 2), (2, 3)])
+def test_the_next_drafts_ride_with_the_refinements(num_refinements, calls):
+    """One batch where N = G = 3, else two; the same samples to each problem either way."""
+    script = [
+        *SCRIPT[:6],
+        *["2", "2", "2"][:num_refinements],
+        *["5", "4", "5"][:num_refinements],
+        "9",
+        "8",
+        "2",
+    ]
+    sampler = RecordingSampler(script)
+    early = sample_drafts(sampler, exact, PROBLEMS, num_drafts=3, prompt_format=FORMAT)
+    rollout, ahead = rollout_with_next_drafts(
+        sampler,
+        exact,
+        PROBLEMS,
+        PROBLEMS[:1],
+        drafts=early,
+        num_refinements=num_refinements,
+        prompt_format=FORMAT,
+    )
+    assert len(sampler.asked) == calls
+    asked = [question for questions, _ in sampler.asked[1:] for question in questions]
+    assert asked == ["1+1? [2]", "2+3? [4]", "1+1?"]
+    assert rollout.drafts is early
+    assert rollout.refinements.rewards.tolist() == [[1, 1, 1][:num_refinements], [1, 0, 1][:num_refinements]]
+    assert ahead.rewards.tolist() == [[0, 0, 1]]
+    assert ahead.samples.texts == ["9", "8", "2"]
+    assert ahead.samples.mask.shape == ahead.samples.completion_ids.shape == (3, 2)
+
+
+@pytest.mark.parametrize(("num_drafts", "num_refinements"), [(-1, 2), (2, 0)])
+def test_bad_counts_are_named(num_drafts, num_refinements):
+    with pytest.raises(ValueError, match="num_refinements"):
+        igrpo_rollout(
+            ScriptedSampler([]), exact, PROBLEMS, num_drafts=num_drafts, num_refinements=num_refinements
+        )
+
+
+def test_an_unscored_completion_is_neither_rewarded_nor_punished():
+    rewards = torch.tensor([[1.0, math.nan, 0.0], [math.nan, math.nan, math.nan]])
+    assert fill_unscored(rewards).tolist() == [[1.0, 0.5, 0.0], [0.0, 0.0, 0.0]]
+
+
+def test_a_draft_that_could_not_be_scored_is_not_selected_and_is_counted():
+    def flaky(problems, completions):
+        return [
+            math.nan if c == "?" else float(c == p.answer) for p, c in zip(problems, completions, strict=True)
+        ]
+
+    rollout = igrpo_rollout(
+        ScriptedSampler(["?", "3", "2", "?"]), flaky, PROBLEMS[:1], num_drafts=2, num_refinements=2
+    )
+    assert rollout.selected.tolist() == [1]
+    row = rollout_metrics(rollout, num_drafts=2)
+    assert row["unscored"] == row["stage1/unscored"] == 0.5
+    assert row["reward"] == 1.0
+
+
+def test_scores_and_rows_stay_together():
+    seen = []
+
+    class Spy:
+        def __call__(self, problems, completions):
+            seen.extend((p.id, c) for p, c in zip(problems, completions, strict=True))
+            return [0.0] * len(completions)
+
+    igrpo_rollout(ScriptedSampler(["w", "x", "y", "z"]), Spy(), PROBLEMS, num_drafts=0, num_refinements=2)
+    assert seen == [("a", "w"), ("a", "x"), ("b", "y"), ("b", "z")]
