@@ -9,6 +9,7 @@ No gold comes twice, so neither the cache nor the grouping by gold helps. A roll
 for each gold, is faster.
 """
 
+import os
 import random
 import time
 from collections import Counter
@@ -17,7 +18,8 @@ from benchmarks._record import record
 from igrpo_kit._grading_pool import Pair
 from igrpo_kit.grading import Grader, _bare, _bare_gold, _decide, extract_answer
 
-COUNT, REPETITIONS, WORKERS = 1000, 9, 2
+COUNT, WORKERS = 1000, 2
+DEVICE = f"{WORKERS} workers on {os.cpu_count()} cores"
 DRAFT = "The draft says \\boxed{%d}; we check each of its steps in turn. "
 REASONING = DRAFT + "So far so good. " * 90
 HOSTILE = [
@@ -129,23 +131,26 @@ def seconds(grader: Grader, golds: list[str], completions: list[str], expected: 
     return elapsed
 
 
-def main() -> None:
-    device = f"cpu, {WORKERS} workers"
-    per_second, with_hostile = [], []
+def measure_ordinary() -> None:
+    """One grader, warm; every sample is a thousand rows it has not seen."""
     with Grader(WORKERS) as grader:
-        seconds(grader, *ordinary(COUNT, seed=1))  # warm-up
-        for seed in range(2, 2 + REPETITIONS):
-            rows = ordinary(COUNT, seed)
-            per_second.append(COUNT / seconds(grader, *rows))
-    for seed in range(20, 20 + REPETITIONS):
+        seconds(grader, *ordinary(COUNT, seed=1))
+        samples = [COUNT / seconds(grader, *ordinary(COUNT, seed)) for seed in range(2, 11)]
+    record("grading_per_second", samples, device=DEVICE, shares=shares(*ordinary(COUNT, seed=2)[:2]))
+
+
+def measure_with_hostile() -> None:
+    """A cold grader for each sample, which is mostly the time limits of what does not end."""
+    samples = []
+    for seed in range(20, 23):
         golds, completions, expected = ordinary(COUNT, seed)
         golds += ["17"] * len(HOSTILE)
         completions += [f"\\boxed{{{text}}}" for text in HOSTILE]
-        with Grader(WORKERS) as grader:  # a cold one
-            with_hostile.append(seconds(grader, golds, completions, expected))
-    record("grading_per_second", per_second, device=device, shares=shares(*ordinary(COUNT, seed=2)[:2]))
-    record("grading_with_hostile_seconds", with_hostile, device=device, ordinary=COUNT, hostile=len(HOSTILE))
+        with Grader(WORKERS) as grader:
+            samples.append(seconds(grader, golds, completions, expected))
+    record("grading_with_hostile_seconds", samples, device=DEVICE, ordinary=COUNT, hostile=len(HOSTILE))
 
 
 if __name__ == "__main__":
-    main()
+    measure_ordinary()
+    measure_with_hostile()

@@ -3,7 +3,7 @@
 A thread that calls `WorkerPool.judge` borrows idle workers, watches their pipes itself and gives them back.
 There is no helper thread, no event loop and no signal handler, so it works in notebooks, in threads and
 beside asyncio. Workers are started by exec and not by fork: torch and its threads may be loaded, and
-`__main__` is not run again. Each stands in a session of its own, so that Ctrl-C reaches the parent alone.
+`__main__` is not run again. Each has a process group of its own, so that Ctrl-C reaches the parent alone.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            process_group=0,
             # sympy's verdicts, and whether it hangs, can depend on the order of sets: fix it.
             env={**os.environ, "PYTHONHASHSEED": "0"},
         )
