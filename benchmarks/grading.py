@@ -86,7 +86,7 @@ KINDS = {integer: 60, fraction: 14, root: 8, collection: 7, polynomial: 6, other
 
 
 def ordinary(count: int, seed: int) -> tuple[list[str], list[str], Counter[str]]:
-    """Golds, completions, and how many statuses of each kind they must get. Other seeds draw other numbers."""
+    """Golds, completions, and how many of each status they must get. Other seeds draw other numbers."""
     rng = random.Random(seed)
     numbers = rng.sample(range(count * seed + 1000, count * (seed + 1) + 1000), count)
     golds, completions, expected = [], [], Counter[str]()

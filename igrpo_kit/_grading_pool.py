@@ -106,10 +106,9 @@ def _readable(workers: list[_Worker], seconds: float) -> list[_Worker]:
     return [by_pipe[pipe] for pipe, _ in poll.poll(max(0, math.ceil(1000 * seconds)))]
 
 
-def _kill_all(workers: set[_Worker], owner: int) -> None:
-    if os.getpid() == owner:  # not in a fork of it, which has copied the set
-        for worker in list(workers):
-            worker.kill()
+def _kill_all(workers: set[_Worker]) -> None:
+    for worker in list(workers):  # in a fork of the parent this does nothing: they are not its children
+        worker.kill()
 
 
 class WorkerPool:
@@ -125,7 +124,7 @@ class WorkerPool:
         self._alive: set[_Worker] = set()
         self._owner = os.getpid()
         self._closed = False
-        weakref.finalize(self, _kill_all, self._alive, self._owner)  # at interpreter exit, too
+        weakref.finalize(self, _kill_all, self._alive)  # at interpreter exit, too
 
     def judge(self, pairs: Iterable[Pair]) -> dict[Pair, Verdict]:
         """A verdict on every pair, and on the golds that were parsed on the way.

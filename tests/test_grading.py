@@ -808,6 +808,7 @@ ENDS = {
         "    try: grader.grade(['x'], ['\\\\boxed{x+1}'])\n"
         "    except RuntimeError as error: sys.exit('fork' not in str(error))\n"
         "assert os.wait()[1] == 0\n"
+        "assert all(worker.process.poll() is None for worker in grader._pool._alive)\n"
         "assert grader.grade(['x'], ['\\\\boxed{x+1}'])[0].status == 'incorrect'\n",
         0,
     ),
