@@ -4,12 +4,12 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lab lint format figures clean
+.PHONY: help demo test lab lint format figures bench clean
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 demo: $(VENV)/.demo  ## the main job: a table, and a figure to open offline
-	$(PY) -m igrpo_kit demo
+	$(PY) -m igrpo_kit compare --preset demo
 
 test: $(VENV)/.all lint  ## everything the project promises
 	$(PY) -m pytest
@@ -29,6 +29,9 @@ format: $(VENV)/.all  ## put style and notebooks in order
 
 figures: $(VENV)/.all  ## draw figures/ anew from data/
 	$(PY) -m igrpo_kit figures
+
+bench: $(VENV)/.all  ## measure, on a quiet machine: data/benchmarks/*.json
+	@for name in grading sampler shared_prefix step step_over_trl growth; do $(PY) -m benchmarks.$$name || exit 1; done
 
 # torch first and pinned, so that nothing else asks the index for another build of it. A stamp is
 # newer than both lists when the environment is up to date, and then nothing is installed.

@@ -32,7 +32,7 @@ MAX_PAIRS, MAX_CHARS = (
 
 
 class Pair(NamedTuple):
-    """What a worker is asked; without an answer, whether the gold parses. `whole`: a completion, not an answer."""
+    """What a worker is asked; without an answer, whether the gold parses. `whole`: a completion."""
 
     gold: str
     answer: str | None = None
@@ -40,7 +40,7 @@ class Pair(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A pair's status, the seconds it took a worker, and what math-verify extracted from a whole completion."""
+    """A pair's status, the seconds it took a worker, and what math-verify extracted from a completion."""
 
     status: str
     seconds: float = 0.0
@@ -106,10 +106,9 @@ def _readable(workers: list[_Worker], seconds: float) -> list[_Worker]:
     return [by_pipe[pipe] for pipe, _ in poll.poll(max(0, math.ceil(1000 * seconds)))]
 
 
-def _kill_all(workers: set[_Worker], owner: int) -> None:
-    if os.getpid() == owner:  # not in a fork of it, which has copied the set
-        for worker in list(workers):
-            worker.kill()
+def _kill_all(workers: set[_Worker]) -> None:
+    for worker in list(workers):  # in a fork of the parent this does nothing: they are not its children
+        worker.kill()
 
 
 class WorkerPool:
@@ -125,7 +124,7 @@ class WorkerPool:
         self._alive: set[_Worker] = set()
         self._owner = os.getpid()
         self._closed = False
-        weakref.finalize(self, _kill_all, self._alive, self._owner)  # at interpreter exit, too
+        weakref.finalize(self, _kill_all, self._alive)  # at interpreter exit, too
 
     def judge(self, pairs: Iterable[Pair]) -> dict[Pair, Verdict]:
         """A verdict on every pair, and on the golds that were parsed on the way.
@@ -248,7 +247,7 @@ class _Batch:
             self._lose(worker, timed_out=False)
 
     def _lose(self, worker: _Worker, timed_out: bool) -> None:
-        """End a worker that is late or dead, settle the step it was in or try it once more, and keep the rest."""
+        """End a worker that is late or dead; settle its step, or try that once more; keep the rest."""
         step, rest = worker.steps[0], [pair for pair in worker.steps if pair is not None]
         self._pool.discard(worker)
         self.workers[self.workers.index(worker)] = None

@@ -9,6 +9,7 @@ worker whose parent is gone ends as well: if idle at the end of its input, if bu
 """
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -86,7 +87,7 @@ def _memory_peak() -> int:
 
 
 def _reply_of(cpu_seconds: float, judge: Callable[..., tuple[str, str | None]], *arguments: Any) -> Reply:
-    _limit(resource.RLIMIT_CPU, int(time.process_time() + cpu_seconds) + 2)
+    _limit(resource.RLIMIT_CPU, int(time.process_time() + cpu_seconds) + 1)
     started = time.perf_counter()
     try:
         status, extracted = judge(*arguments)
@@ -99,7 +100,7 @@ def _reply_of(cpu_seconds: float, judge: Callable[..., tuple[str, str | None]], 
 
 
 def judge_group(gold: str, answers: list[tuple[str, bool]], cpu_seconds: float) -> Iterator[Reply]:
-    """The reply to the gold, then one to each answer, up to an error: the process may be in a bad state then."""
+    """The reply to the gold, then one to each answer, up to an error, which may leave a bad state behind."""
     of_gold = _reply_of(cpu_seconds, judge_gold, gold)
     yield of_gold
     for answer in answers:
@@ -124,6 +125,7 @@ def main(memory_bytes: int, cpu_seconds: float) -> None:
     os.dup2(2, 1)  # what a library prints must not be taken for a reply
     logging.disable()  # math-verify warns that its own time-out, by SIGALRM, is off
     latex2sympy2.PSParser = _TwoStageParser
+    gc.freeze()  # all that was imported stays: the collector need not walk through it again and again
     _limit(resource.RLIMIT_AS, memory_bytes)
     _limit(resource.RLIMIT_CORE, 0)
 

@@ -50,10 +50,7 @@ def _toy(args: argparse.Namespace) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from igrpo_kit.analysis import compare
-    from igrpo_kit.experiments import EXPERIMENTS, REPORTED, record_folders, run_experiment
-    from igrpo_kit.viz.plots import write_html
-    from igrpo_kit.viz.runs import plot_comparison
+    from igrpo_kit.experiments import EXPERIMENTS, run_experiment
 
     experiment = EXPERIMENTS[args.preset]
     folder = args.out or Path("runs") / experiment.name
@@ -61,17 +58,30 @@ def _compare(args: argparse.Namespace) -> None:
         f"{experiment.title}: {len(experiment.methods)} methods x {len(experiment.seeds)} seeds -> {folder}"
     )
     run_experiment(experiment, folder, jobs=args.jobs)
-    records, base = compare.load_experiment(folder, record_folders(experiment))
-    summaries = compare.summarise(records, base, baseline=experiment.baseline)
-    print(
-        f"\nHeld-out problems, single shot from q. Mean [95 % interval over {len(experiment.seeds)} seeds].\n"
-    )
-    print(compare.table(summaries, base, REPORTED))
+    _print_report(args.preset, folder, folder / "comparison.html")
+
+
+def _report(args: argparse.Namespace) -> None:
+    _print_report(args.preset, args.records / args.preset, args.out or Path("runs") / f"{args.preset}.html")
+
+
+def _print_report(preset: str, records_folder: Path, figure_path: Path) -> None:
+    from igrpo_kit.analysis.compare import load_experiment, summarise, table, verdicts
+    from igrpo_kit.experiments import EXPERIMENTS, REPORTED, record_folders
+    from igrpo_kit.viz.plots import write_html
+    from igrpo_kit.viz.runs import plot_comparison
+
+    experiment = EXPERIMENTS[preset]
+    records, base = load_experiment(records_folder, record_folders(experiment))
+    summaries = summarise(records, base, baseline=experiment.baseline)
+    seeds = len(experiment.seeds)
+    print(f"\nHeld-out problems, single shot from q unless said. Mean [95 % interval over {seeds} seeds].\n")
+    print(table(summaries, base, [experiment.score, *REPORTED]), end="\n\n")
     for summary in summaries:
-        for sentence in compare.verdicts(summary, experiment.baseline, ["accuracy", "greedy"]):
+        for sentence in verdicts(summary, experiment.baseline, [experiment.score, "greedy"]):
             print(sentence)
     figure = plot_comparison(records, base, title=experiment.title)
-    print("Figure, opens without a network:", write_html(figure, folder / "comparison.html"))
+    print("Figure, opens without a network:", write_html(figure, figure_path))
 
 
 def _run_one(args: argparse.Namespace) -> None:
@@ -139,6 +149,12 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--jobs", type=_positive, default=2, help="processes at a time (%(default)s)")
     compare.set_defaults(run=_compare)
 
+    report = commands.add_parser("report", help="the table and figure of a comparison from its records")
+    report.add_argument("--preset", choices=presets, default="countdown-cpu", help="(%(default)s)")
+    report.add_argument("--records", type=Path, default=Path("data/runs"), help="(%(default)s)")
+    report.add_argument("--out", type=Path, help="the figure's file (runs/PRESET.html)")
+    report.set_defaults(run=_report)
+
     run_one = commands.add_parser("run-one", help="one run of a comparison; `compare` starts these")
     run_one.add_argument("preset", choices=presets)
     run_one.add_argument("out", type=Path)
@@ -171,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"{error.name} is not installed: pip install 'igrpo-kit[figures]'"
         print(f"igrpo {args.command}: {hint}", file=sys.stderr)
         return 1
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         print(f"igrpo {args.command}: {error}", file=sys.stderr)
         return 1
     return 0

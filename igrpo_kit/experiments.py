@@ -22,7 +22,7 @@ from igrpo_kit.losses import GRPO
 from igrpo_kit.policies import Policy, load_policy
 from igrpo_kit.problems import Problem, addition_problems, countdown_max_problems, countdown_problems
 from igrpo_kit.rewards import AccuracyReward
-from igrpo_kit.runlog import RunLog, append_row, read_rows
+from igrpo_kit.runlog import RunLog, append_row, environment, read_rows
 from igrpo_kit.samplers import SamplingSettings
 from igrpo_kit.samplers.hf import HFSampler
 from igrpo_kit.training import TrainConfig, derived_seed, train
@@ -52,6 +52,8 @@ class Experiment:
     final_samples: int = 32
     """samples per held-out problem at the end: pass@k for every k up to this"""
     baseline: str = "GRPO-8"
+    score: str = "accuracy"
+    """the column of `analysis.compare` that matters: "reward" where it is graded"""
 
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -112,6 +114,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             },
             max_new_tokens=16,
             seeds=(0, 1, 2),
+            score="reward",
             held_out_problems=256,
         ),
     )
@@ -130,7 +133,6 @@ def record_folders(experiment: Experiment) -> dict[tuple[str, int], str]:
 
 
 REPORTED = (
-    "accuracy",
     "greedy",
     "pass@8",
     "at equal gradient tokens",
@@ -141,7 +143,7 @@ REPORTED = (
     "copy rate, end",
     "processor seconds",
 )
-"""the columns of a report's table; `analysis.compare.COLUMNS` has more"""
+"""the columns of a report's table after the score; `analysis.compare.COLUMNS` has more"""
 
 
 def held_out(experiment: Experiment) -> list[Problem]:
@@ -189,11 +191,14 @@ def _final_rows(
 
 def run_base(experiment: Experiment, folder: Path) -> None:
     """Evaluate the untrained policy in full: the point every run starts from."""
-    path = folder / "base" / "evaluations.jsonl"
+    path = folder / "base" / RunLog.EVALUATIONS
     if path.exists() and any(read_rows(path)):
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for row in _final_rows(experiment, load_policy(experiment.policy), held_out(experiment), 0, seed=0):
+    torch.set_num_threads(1)
+    policy = load_policy(experiment.policy)
+    rows = _final_rows(experiment, policy, held_out(experiment), 0, seed=0)
+    RunLog(folder / "base", {"policy": policy.name, **environment(str(policy.model.device))})
+    for row in rows:
         append_row(path, row)
 
 
@@ -283,7 +288,7 @@ def _start(job: _Job, experiment: Experiment, folder: Path) -> _Job:
     job.folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "igrpo_kit", "run-one", experiment.name, str(folder), *job.arguments]
     # Two threads on two busy cores wait for each other; one thread a process does not.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     with open(job.folder / "log.txt", "ab") as log:
-        job.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        job.process = subprocess.Popen(command, stdout=log, stderr=log, env=variables)
     return job

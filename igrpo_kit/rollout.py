@@ -58,6 +58,17 @@ class Rollout:
         return self.drafts.samples.texts[problem * self.drafts.rewards.shape[1] + int(self.selected[problem])]
 
 
+def score_stage(
+    samples: Samples, reward: Reward | RewardFunction, problems: Sequence[Problem], seconds_sampling: float
+) -> Stage:
+    """Score completions against their problems: always R(q, o), the reward never sees a refinement prompt."""
+    start = perf_counter()
+    rows = [problem for problem in problems for _ in range(samples.num_samples)]
+    scores = as_reward(reward).score(rows, samples.texts)
+    rewards = torch.tensor(scores.values, dtype=torch.float32).view(len(problems), samples.num_samples)
+    return Stage(samples, scores, rewards, seconds_sampling, perf_counter() - start)
+
+
 def sample_stage(
     sampler: Sampler,
     reward: Reward | RewardFunction,
@@ -65,17 +76,10 @@ def sample_stage(
     prompts: Sequence[Messages],
     num_samples: int,
 ) -> Stage:
-    """Draw `num_samples` completions per prompt and score each against its problem.
-
-    The reward is always R(q, o): it sees the problem, never the refinement prompt.
-    """
+    """Draw `num_samples` completions per prompt and score each against its problem."""
     start = perf_counter()
     samples = sampler.sample(prompts, num_samples)
-    sampled = perf_counter()
-    rows = [problem for problem in problems for _ in range(num_samples)]
-    scores = as_reward(reward).score(rows, samples.texts)
-    rewards = torch.tensor(scores.values, dtype=torch.float32).view(len(problems), num_samples)
-    return Stage(samples, scores, rewards, sampled - start, perf_counter() - sampled)
+    return score_stage(samples, reward, problems, perf_counter() - start)
 
 
 def sample_drafts(
@@ -163,46 +167,104 @@ def igrpo_rollout(
     max_draft_tokens: int | None = None,
     tokenizer: Any = None,
     stop_at: float | None = None,
-    drafts: Stage | None = None,
 ) -> Rollout:
     """Both stages for P problems: N drafts, one selected (Eq. 2), G refinements of it (Eqs. 3 and 11).
 
     N = 0 is GRPO with groups of G from q. The question is never cut; a draft is, to its last
-    `max_draft_tokens` by `tokenizer`. Two options, off by default, make Stage 1 cheaper:
+    `max_draft_tokens` by `tokenizer`. `stop_at` makes Stage 1 cheaper, see `sample_drafts`; drafting one
+    step ahead makes both stages one batch, see `rollout_with_next_drafts`.
 
-    - `stop_at`: see `sample_drafts`.
-    - `drafts`: a Stage 1 drawn earlier for these problems, say from the previous step's policy while this
-      step's was being computed. Drafts carry no gradient and no importance ratio, the refinements' ratio is
-      conditioned on whatever q' they were drawn from, so nothing needs correcting: only the distribution of
-      q' is one step old.
-
-    Raises ValueError for num_drafts < 0, num_refinements < 1, or drafts that do not fit the problems.
+    Raises ValueError for num_drafts < 0 or num_refinements < 1.
     """
     problems = list(problems)
     if num_drafts < 0 or num_refinements < 1:
         raise ValueError(f"num_drafts >= 0 and num_refinements >= 1, got {num_drafts}, {num_refinements}")
-    if drafts is not None and drafts.rewards.shape != (len(problems), num_drafts):
-        raise ValueError(f"drafts: [{len(problems)}, {num_drafts}] needed, got {list(drafts.rewards.shape)}")
     if num_drafts == 0:
         prompts = [prompt_format.problem_messages(p.question) for p in problems]
         return Rollout(
             problems, None, None, sample_stage(sampler, reward, problems, prompts, num_refinements)
         )
-    if drafts is None:
-        drafts = sample_drafts(
-            sampler, reward, problems, num_drafts=num_drafts, prompt_format=prompt_format, stop_at=stop_at
-        )
+    drafts = sample_drafts(
+        sampler, reward, problems, num_drafts=num_drafts, prompt_format=prompt_format, stop_at=stop_at
+    )
     selected = select(drafts.rewards)
-    prompts = []
+    prompts = _refinement_prompts(problems, drafts, selected, prompt_format, max_draft_tokens, tokenizer)
+    return Rollout(
+        problems, drafts, selected, sample_stage(sampler, reward, problems, prompts, num_refinements)
+    )
+
+
+def _refinement_prompts(
+    problems: Sequence[Problem],
+    drafts: Stage,
+    selected: Tensor,
+    prompt_format: PromptFormat,
+    max_draft_tokens: int | None,
+    tokenizer: Any,
+) -> list[Messages]:
+    """q' of each problem (Eq. 3), q where no draft was selected."""
+    N, prompts = drafts.rewards.shape[1], []
     for i, (problem, choice) in enumerate(zip(problems, selected.tolist(), strict=True)):
         if choice == NO_DRAFT:
             prompts.append(prompt_format.problem_messages(problem.question))
         else:
-            text = drafts.samples.texts[i * num_drafts + choice]
+            text = drafts.samples.texts[i * N + choice]
             prompts.append(
                 prompt_format.refinement_messages(
                     problem.question, text, max_draft_tokens=max_draft_tokens, tokenizer=tokenizer
                 )
             )
-    refinements = sample_stage(sampler, reward, problems, prompts, num_refinements)
-    return Rollout(problems, drafts, selected, refinements)
+    return prompts
+
+
+def rollout_with_next_drafts(
+    sampler: Sampler,
+    reward: Reward | RewardFunction,
+    problems: Sequence[Problem],
+    next_problems: Sequence[Problem],
+    *,
+    drafts: Stage,
+    num_refinements: int,
+    select: Selector = select_best_draft,
+    prompt_format: PromptFormat = PAPER_FORMAT,
+    max_draft_tokens: int | None = None,
+    tokenizer: Any = None,
+) -> tuple[Rollout, Stage]:
+    """Stage 2 for these problems and, in the same batch, Stage 1 for the next step's.
+
+    Nothing in the next drafts depends on these refinements, so one call to the sampler does both and the
+    second wait of iGRPO's two stages is gone. The price is that drafts are one step old when they are used;
+    they carry no gradient and no importance ratio, and the refinements' ratio is conditioned on whatever q'
+    they were drawn from, so nothing needs correcting. The batch is one where N = G, else there are two.
+    """
+    problems, next_problems = list(problems), list(next_problems)
+    selected, N = select(drafts.rewards), drafts.rewards.shape[1]
+    prompts = _refinement_prompts(problems, drafts, selected, prompt_format, max_draft_tokens, tokenizer)
+    next_prompts = [prompt_format.problem_messages(p.question) for p in next_problems]
+    if num_refinements != N:
+        refinements = sample_stage(sampler, reward, problems, prompts, num_refinements)
+        ahead = sample_stage(sampler, reward, next_problems, next_prompts, N)
+    else:
+        start = perf_counter()
+        both = sampler.sample([*prompts, *next_prompts], N)
+        seconds = perf_counter() - start
+        share = len(prompts) / (len(prompts) + len(next_prompts))
+        refinements = score_stage(_of_prompts(both, 0, len(prompts)), reward, problems, seconds * share)
+        rest = _of_prompts(both, len(prompts), len(both.prompt_ids))
+        ahead = score_stage(rest, reward, next_problems, seconds * (1 - share))
+    return Rollout(problems, drafts, selected, refinements), ahead
+
+
+def _of_prompts(samples: Samples, start: int, stop: int) -> Samples:
+    """The rows of some prompts, cut to the longest of them."""
+    rows = slice(start * samples.num_samples, stop * samples.num_samples)
+    width = int(samples.mask[rows].sum(dim=1).max())
+    return Samples(
+        prompt_ids=samples.prompt_ids[start:stop],
+        completion_ids=samples.completion_ids[rows, :width].clone(),
+        mask=samples.mask[rows, :width].clone(),
+        log_probs=samples.log_probs[rows, :width].clone(),
+        entropies=None if samples.entropies is None else samples.entropies[rows, :width].clone(),
+        texts=samples.texts[rows],
+        finish_reasons=samples.finish_reasons[rows],
+    )

@@ -37,7 +37,15 @@ from igrpo_kit.metrics import fill_unscored, rollout_metrics
 from igrpo_kit.policies import Policy
 from igrpo_kit.problems import Problem
 from igrpo_kit.rewards import Reward, Scores
-from igrpo_kit.rollout import RewardFunction, Rollout, Selector, Stage, igrpo_rollout, sample_drafts
+from igrpo_kit.rollout import (
+    RewardFunction,
+    Rollout,
+    Selector,
+    Stage,
+    igrpo_rollout,
+    rollout_with_next_drafts,
+    sample_drafts,
+)
 from igrpo_kit.runlog import Row, RunLog, environment
 from igrpo_kit.samplers import Sampler, Samples
 from igrpo_kit.scoring import completion_log_probs
@@ -75,8 +83,9 @@ class TrainConfig:
     max_draft_tokens: int | None = None
     stop_at: float | None = None
     """stop drawing a problem's drafts at this reward; see `rollout.sample_drafts`"""
-    stale_drafts: bool = False
-    """draw a step's drafts before the previous step's update, which they could then run beside"""
+    draft_ahead: bool = False
+    """draw a step's drafts one step earlier, in one batch with that step's refinements: faster, and drafts
+    are one update old; see `rollout.rollout_with_next_drafts`"""
     bfloat16: bool = False
     """autocast the update to bfloat16, weights stay in float32"""
     seed: int = 0
@@ -90,10 +99,16 @@ class TrainConfig:
             raise ValueError(f"num_drafts must be >= 0, got {self.num_drafts}")
         if self.select not in SELECTORS:
             raise ValueError(f"select: one of {sorted(SELECTORS)}, got {self.select!r}")
-        if self.num_drafts == 0 and (self.train_drafts or self.stale_drafts or self.stop_at is not None):
-            raise ValueError("train_drafts, stale_drafts and stop_at need num_drafts >= 1")
-        if self.train_drafts and self.stop_at is not None:
-            raise ValueError("train_drafts needs whole groups of drafts, stop_at leaves some undrawn")
+        if self.num_drafts == 0 and (self.train_drafts or self.draft_ahead or self.stop_at is not None):
+            raise ValueError("train_drafts, draft_ahead and stop_at need num_drafts >= 1")
+        if self.stop_at is not None and (self.train_drafts or self.draft_ahead):
+            raise ValueError(
+                "stop_at draws drafts one by one, train_drafts and draft_ahead need them at once"
+            )
+        if self.train_drafts and self.draft_ahead:
+            raise ValueError(
+                "train_drafts needs drafts of the present policy, draft_ahead has the last one's"
+            )
 
     def to_row(self) -> Row:
         """Plain values for `config.json`, the objective by its name and settings."""
@@ -343,46 +358,50 @@ class _Run:
         self.select = SELECTORS[config.select](self.generator)
         parameters = [p for p in policy.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            parameters, config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay
+            parameters,
+            config.learning_rate,
+            betas=(0.9, 0.95),
+            weight_decay=config.weight_decay,
+            fused=True,
         )
         self.reference = None
         if config.objective.beta > 0:
             self.reference = copy.deepcopy(policy.model).eval().requires_grad_(False)
 
     def _rollout(self, step: int) -> Rollout:
-        config = self.config
-        return igrpo_rollout(
+        config, problems = self.config, problems_of_step(self.problems, step, self.config)
+        options: dict[str, Any] = {
+            "select": self.select,
+            "prompt_format": self.policy.prompt_format,
+            "max_draft_tokens": config.max_draft_tokens,
+            "tokenizer": self.policy.tokenizer,
+        }
+        if not config.draft_ahead:
+            options |= {"num_drafts": config.num_drafts, "num_refinements": config.num_refinements}
+            return igrpo_rollout(self.sampler, self.reward, problems, stop_at=config.stop_at, **options)
+        drafts = self.pending or sample_drafts(
             self.sampler,
             self.reward,
-            problems_of_step(self.problems, step, config),
+            problems,
             num_drafts=config.num_drafts,
-            num_refinements=config.num_refinements,
-            select=self.select,
             prompt_format=self.policy.prompt_format,
-            max_draft_tokens=config.max_draft_tokens,
-            tokenizer=self.policy.tokenizer,
-            stop_at=config.stop_at,
-            drafts=self.pending,
         )
-
-    def _next_drafts(self, step: int) -> Stage | None:
-        if not self.config.stale_drafts or step > self.config.steps:
-            return None
-        return sample_drafts(
+        rollout, self.pending = rollout_with_next_drafts(
             self.sampler,
             self.reward,
-            problems_of_step(self.problems, step, self.config),
-            num_drafts=self.config.num_drafts,
-            prompt_format=self.policy.prompt_format,
-            stop_at=self.config.stop_at,
+            problems,
+            problems_of_step(self.problems, step + 1, config),
+            drafts=drafts,
+            num_refinements=config.num_refinements,
+            **options,
         )
+        return rollout
 
     def advance(self) -> tuple[Row, Rollout]:
         """One step: rollout, update, metrics."""
         start, cpu_start, config, step = perf_counter(), process_time(), self.config, self.step + 1
         self.between_steps = False  # from here to the end nothing of the state may be saved
         rollout = self._rollout(step)
-        self.pending = self._next_drafts(step + 1)
         learning_rate = learning_rate_at(step, config)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 import torch  # noqa: F401  its threads run in this process while workers are started
+from hypothesis import given, settings
+from hypothesis.strategies import lists, sampled_from
 
 from igrpo_kit import _grading_pool, _grading_worker
 from igrpo_kit.grading import (
@@ -110,6 +113,46 @@ def statuses(grader, rows):
 )
 def test_extract_answer(text, answer):
     assert extract_answer(text) == answer
+
+
+def naive_answer(text):
+    """The rules once more, one character after another."""
+
+    def box(text):
+        starts = [i for i in range(len(text)) if re.match(r"\\(boxed|fbox)\s*\{", text[i:])]
+        if not starts:
+            return None
+        start = i = text.index("{", starts[-1]) + 1
+        depth = 1
+        while i < len(text):
+            depth += (text[i] == "{") - (text[i] == "}")
+            if depth == 0:
+                return text[start:i]
+            i += 2 if text[i] == "\\" else 1
+        return ""
+
+    def tag(text):
+        if "<answer>" not in text:
+            return None
+        pieces = text.split("<answer>")[-1].split("</answer>")
+        return pieces[0] if len(pieces) > 1 else ""
+
+    parts = text.split("</think>")
+    for part in (parts[-1], text):
+        for content in (box(part), tag(part)):
+            if content is not None:
+                return content.strip() or None
+    return None
+
+
+PIECES = ["\\boxed{", "\\fbox {", "\\boxed", "{", "}", "}", "\\{", "\\}", "\\", "1", " ", "\n", "x"]
+PIECES += ["<answer>", "</answer>", "</think>", "$"]
+
+
+@given(lists(sampled_from(PIECES), max_size=30).map("".join))
+@settings(max_examples=1000, deadline=None)
+def test_extraction_agrees_with_a_loop(text):
+    assert extract_answer(text) == naive_answer(text)
 
 
 MEGABYTES = {
@@ -475,7 +518,7 @@ def test_memory_stays_bounded():
         (worker,) = (worker for worker in workers_of() if worker.pid not in others)
         watcher = threading.Thread(target=watch, args=[worker])
         watcher.start()
-        grade = grader.grade(["x"], [r"\boxed{(x+y+z+w)^{999}}"])[0]  # 4 * 10^8 terms
+        grade = grader.grade(["x^2"], [r"\boxed{(x+y+z+w)^{999}}"])[0]  # 4 * 10^8 terms
         done.set()
         watcher.join()
         assert grader.grade(["x^2"], [r"\boxed{x\cdot x}"])[0].status == "correct"  # by another worker
@@ -491,6 +534,7 @@ import json, os, sys, time
 from pathlib import Path
 
 here = Path(__file__).parent
+assert os.environ["PYTHONHASHSEED"] == "0"  # the same verdicts in every worker
 
 def act(text):
     with open(here / "asked", "a") as file:
@@ -736,14 +780,21 @@ grader = Grader(2, time_limit=LIMIT)
 busy = threading.Thread(target=grader.grade, args=(["18"], ["\\\\boxed{(10^9)!}"]), daemon=True)
 """
 IDLE = "grader.grade(['x', 'y'], ['\\\\boxed{x+0}', '\\\\boxed{y+0}'])\n"
-BUSY = "busy.start(); time.sleep(2)\n"
+WAIT_UNTIL_BUSY = """
+import psutil
+busy.start()
+def seconds_used():
+    return sum(worker.cpu_times().user for worker in psutil.Process().children())
+while seconds_used() < 1.2:  # it takes half of that to start
+    time.sleep(0.02)
+"""
 ENDS = {
     "exit": (60, IDLE, "", 0),
-    "exit while busy": (60, BUSY, "", 0),
+    "exit while busy": (60, WAIT_UNTIL_BUSY, "", 0),
     "exception": (60, IDLE, "raise SystemExit(5)", 5),
     "hard exit": (60, IDLE, "os._exit(6)", 6),
     "killed": (60, IDLE, "os.kill(os.getpid(), signal.SIGKILL)", -9),
-    "killed while busy": (1, "busy.start(); time.sleep(0.9)\n", "os.kill(os.getpid(), signal.SIGKILL)", -9),
+    "killed while busy": (3, WAIT_UNTIL_BUSY, "os.kill(os.getpid(), signal.SIGKILL)", -9),
     "interrupted": (
         60,
         "threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT)).start()\n",
@@ -757,6 +808,7 @@ ENDS = {
         "    try: grader.grade(['x'], ['\\\\boxed{x+1}'])\n"
         "    except RuntimeError as error: sys.exit('fork' not in str(error))\n"
         "assert os.wait()[1] == 0\n"
+        "assert all(worker.process.poll() is None for worker in grader._pool._alive)\n"
         "assert grader.grade(['x'], ['\\\\boxed{x+1}'])[0].status == 'incorrect'\n",
         0,
     ),
@@ -777,7 +829,7 @@ def test_no_end_of_the_parent_leaves_an_orphan():
         assert parent.returncode == ENDS[name][3], (name, err)
         pids = [int(line) for line in out.split()]
         assert pids, name
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 30
         while left := [pid for pid in pids if psutil.pid_exists(pid)]:
             assert time.monotonic() < deadline, (name, left)
             time.sleep(0.05)

@@ -238,6 +238,14 @@ def test_no_key_no_header_and_the_environment_s_key(serve, monkeypatch: pytest.M
     assert [h.get("authorization") for h in server.headers] == [None, "Bearer from-env"]
 
 
+def test_a_local_judge_is_not_asked_through_a_proxy(serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert judge_at(serve(reply("SCORE: 1"))).score([PROBLEM], ["a"]).statuses == ["judged"]
+    away = JudgeReward("http://judge.invalid/v1", "m", max_tries=1)
+    assert away.score([PROBLEM], ["a"]).statuses == ["connection_error"]
+
+
 def test_equal_rows_are_asked_once_and_no_rows_not_at_all(serve) -> None:
     server = serve(reply("SCORE: 0.5"))
     assert judge_at(server).score([PROBLEM] * 6, ["same"] * 5 + ["other"]).values == [0.5] * 6

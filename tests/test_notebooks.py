@@ -4,6 +4,7 @@ import ast
 import os
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nbformat
 import pytest
@@ -22,10 +23,13 @@ FAST: dict[str, dict] = {
     "01_best_of_n": {"trials": 20_000, "steps": 60},
     "04_two_stages": {"prompts": 20_000},
 }
-# Whatever asks for the network finds nobody there.
-OFFLINE = {
+# The package is found without being installed. Whatever asks for the network finds nobody there; a lesson's
+# own server on this machine it does find.
+ENVIRONMENT = {
     **os.environ,
+    "PYTHONPATH": str(ROOT),
     "HF_HUB_OFFLINE": "1",
+    "no_proxy": "127.0.0.1,localhost",
     **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"),
 }
 
@@ -41,22 +45,23 @@ def parameters_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookN
 
 
 def run_notebook(path: Path, parameters: dict) -> nbformat.NotebookNode:
-    """Run a notebook from the repository's root, where the package is importable without being installed."""
+    """Run a notebook in its own folder, as JupyterLab does."""
     notebook = load_notebook_node(str(path))  # papermill's own reader: it adds the tags its injection needs
     if parameters:
         known = {node.target.id for node in ast.parse(parameters_cells(notebook)[0].source).body}
         assert set(parameters) <= known, f"{path.stem} has no parameter {set(parameters) - known}"
         notebook = parameterize_notebook(notebook, parameters)
-    client = NotebookClient(
-        notebook,
-        kernel_name="python3",
-        timeout=240,
-        store_widget_state=False,  # one FigureWidget would carry 5 MB of it
-        resources={"metadata": {"path": str(ROOT)}},
-        config=Config(AsyncKernelManager={"transport": "ipc"}),
-    )
     try:
-        client.execute(env=OFFLINE)
+        # By default the sockets lie, and stay, in the working folder; here the kernel works in another.
+        with TemporaryDirectory() as sockets:
+            NotebookClient(
+                notebook,
+                kernel_name="python3",
+                timeout=240,
+                store_widget_state=False,  # one FigureWidget would carry 5 MB of it
+                resources={"metadata": {"path": str(path.parent)}},
+                config=Config(AsyncKernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
+            ).execute(env=ENVIRONMENT)
     except CellExecutionError as error:
         failed = [i for i, cell in enumerate(notebook.cells) if _has_error(cell)]
         source = notebook.cells[failed[0]].source

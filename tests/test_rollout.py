@@ -6,7 +6,7 @@ import torch
 from igrpo_kit.metrics import fill_unscored, rollout_metrics
 from igrpo_kit.problems import Problem
 from igrpo_kit.prompts import PromptFormat
-from igrpo_kit.rollout import NOT_DRAWN, igrpo_rollout, sample_drafts
+from igrpo_kit.rollout import NOT_DRAWN, igrpo_rollout, rollout_with_next_drafts, sample_drafts
 from igrpo_kit.samplers.scripted import ScriptedSampler
 from igrpo_kit.selection import select_no_draft, select_worst_draft
 
@@ -146,16 +146,36 @@ def test_early_stop_changes_cost_not_the_best_drafts_reward():
     assert "best_draft_predicted_per_prompt" not in row
 
 
-def test_drafts_drawn_earlier_are_used_as_they_are():
-    early = sample_drafts(ScriptedSampler(SCRIPT[:6]), exact, PROBLEMS, num_drafts=3, prompt_format=FORMAT)
-    sampler = RecordingSampler(SCRIPT[6:])
-    rollout = igrpo_rollout(
-        sampler, exact, PROBLEMS, num_drafts=3, num_refinements=2, prompt_format=FORMAT, drafts=early
+@pytest.mark.parametrize(("num_refinements", "calls"), [(3, 2), (2, 3)])
+def test_the_next_drafts_ride_with_the_refinements(num_refinements, calls):
+    """One batch where N = G = 3, else two; the same samples to each problem either way."""
+    script = [
+        *SCRIPT[:6],
+        *["2", "2", "2"][:num_refinements],
+        *["5", "4", "5"][:num_refinements],
+        "9",
+        "8",
+        "2",
+    ]
+    sampler = RecordingSampler(script)
+    early = sample_drafts(sampler, exact, PROBLEMS, num_drafts=3, prompt_format=FORMAT)
+    rollout, ahead = rollout_with_next_drafts(
+        sampler,
+        exact,
+        PROBLEMS,
+        PROBLEMS[:1],
+        drafts=early,
+        num_refinements=num_refinements,
+        prompt_format=FORMAT,
     )
-    assert sampler.asked == [(["1+1? [2]", "2+3? [4]"], 2)]
+    assert len(sampler.asked) == calls
+    asked = [question for questions, _ in sampler.asked[1:] for question in questions]
+    assert asked == ["1+1? [2]", "2+3? [4]", "1+1?"]
     assert rollout.drafts is early
-    with pytest.raises(ValueError, match="drafts"):
-        igrpo_rollout(sampler, exact, PROBLEMS, num_drafts=2, num_refinements=2, drafts=early)
+    assert rollout.refinements.rewards.tolist() == [[1, 1, 1][:num_refinements], [1, 0, 1][:num_refinements]]
+    assert ahead.rewards.tolist() == [[0, 0, 1]]
+    assert ahead.samples.texts == ["9", "8", "2"]
+    assert ahead.samples.mask.shape == ahead.samples.completion_ids.shape == (3, 2)
 
 
 @pytest.mark.parametrize(("num_drafts", "num_refinements"), [(-1, 2), (2, 0)])

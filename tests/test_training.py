@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import igrpo_kit.training
 from igrpo_kit.checkpoint import CheckpointError, load_checkpoint
 from igrpo_kit.losses import CISPO, DAPO, GRPO, GSPO, DrGRPO
 from igrpo_kit.policies import Policy
@@ -21,6 +22,7 @@ from igrpo_kit.rollout import igrpo_rollout
 from igrpo_kit.runlog import read_rows
 from igrpo_kit.samplers import SamplingSettings
 from igrpo_kit.samplers.hf import HFSampler
+from igrpo_kit.scoring import completion_log_probs
 from igrpo_kit.training import (
     NonFiniteError,
     TrainConfig,
@@ -190,6 +192,7 @@ def test_every_epoch_holds_every_problem_once():
         ({"select": "luckiest"}, "select"),
         ({"num_drafts": 0, "train_drafts": True}, "train_drafts"),
         ({"train_drafts": True, "stop_at": 1.0}, "stop_at"),
+        ({"train_drafts": True, "draft_ahead": True}, "draft_ahead"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(changes, name):
@@ -220,9 +223,9 @@ VARIANTS = {
     "igrpo": SMALL,
     "grpo": replace(SMALL, num_drafts=0),
     "random draft": replace(SMALL, select="random"),
-    "stale drafts": replace(SMALL, stale_drafts=True),
+    "draft ahead": replace(SMALL, draft_ahead=True),
+    "draft ahead, one batch": replace(SMALL, num_drafts=4, draft_ahead=True),
     "early stop": replace(SMALL, stop_at=1.0),
-    "stale early stop": replace(SMALL, stale_drafts=True, stop_at=1.0),
     "both stages": replace(SMALL, train_drafts=True),
     "KL, two epochs": replace(SMALL, objective=GRPO(beta=0.05), inner_epochs=2),
 }
@@ -260,21 +263,30 @@ def test_stop_and_resume_equals_the_uninterrupted_run(tiny_policy, tmp_path, var
         assert resumed.model.state_dict()[name].equal(value), name
 
 
-@pytest.mark.parametrize("learning_rate", [0.0, 0.03])
-def test_stale_drafts_come_from_the_policy_before_the_update(tiny_policy, learning_rate):
-    """Both schedules draw the same random numbers in the same order, so only the policy can tell them apart:
-    not at all where it does not learn, and from step 2's drafts on where it does."""
-
-    def drafts_of_each_step(stale):
-        policy = Policy(
-            "t", copy.deepcopy(tiny_policy.model), tiny_policy.tokenizer, tiny_policy.prompt_format
+def test_drafting_ahead_uses_the_policy_before_the_update(tiny_policy):
+    """The drafts of step 2 carry the log-probs of the untrained policy, though step 1 has changed it."""
+    policy = Policy("t", copy.deepcopy(tiny_policy.model), tiny_policy.tokenizer, tiny_policy.prompt_format)
+    config = replace(SMALL, num_drafts=4, draft_ahead=True, learning_rate=0.03, warmup_steps=0)
+    seen = []
+    original = igrpo_kit.training.rollout_metrics
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            igrpo_kit.training,
+            "rollout_metrics",
+            lambda rollout, **k: seen.append(rollout) or original(rollout, **k),
         )
-        config = replace(SMALL, stale_drafts=stale, learning_rate=learning_rate, warmup_steps=0)
-        return [row["stage1/entropy"] for row in run(policy, config)]
+        rows = train(policy, PROBLEMS, AccuracyReward(), sampler_of(policy), config, progress=False)
+        next(rows)
+        after_one = copy.deepcopy(policy.model)
+        next(rows)
+    drafts, refinements = seen[1].drafts.samples, seen[1].refinements.samples
 
-    fresh, stale = drafts_of_each_step(False), drafts_of_each_step(True)
-    assert fresh[0] == stale[0]
-    assert (fresh == stale) == (learning_rate == 0)
+    def gap(model, samples):
+        scored = completion_log_probs(model, samples.prompt_ids, samples.completion_ids, samples.mask)
+        return (scored - samples.log_probs)[samples.mask].abs().max().item()
+
+    assert gap(tiny_policy.model, drafts) < 1e-4 < 0.01 < gap(after_one, drafts)
+    assert gap(after_one, refinements) < 1e-4 < 0.01 < gap(tiny_policy.model, refinements)
 
 
 RUNNER = """
@@ -288,7 +300,7 @@ from igrpo_kit.samplers import SamplingSettings
 from igrpo_kit.samplers.hf import HFSampler
 from igrpo_kit.training import TrainConfig, train
 policy = load_policy("tiny", device="cpu")
-config = TrainConfig(steps=12, prompts=4, num_drafts=2, num_refinements=4, stale_drafts=True, select="random")
+config = TrainConfig(steps=12, prompts=4, num_drafts=2, num_refinements=4, draft_ahead=True, select="random")
 sampler = HFSampler(policy.model, policy.tokenizer, SamplingSettings(12), seed=0)
 print("ready", flush=True)
 rows = train(policy, countdown_problems(64, seed=0), AccuracyReward(), sampler, config,

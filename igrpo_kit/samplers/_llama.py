@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import embedding, linear, rms_norm, scaled_dot_product_attention, silu
+from torch.nn.functional import embedding, linear, pad, rms_norm, scaled_dot_product_attention, silu
 from transformers import LlamaForCausalLM
 
 _SMALL = 20_000_000
 """Parameters above which the arithmetic dominates, and a second copy of the weights is felt."""
 
-_BLOCK = 16
-"""The cache is read in whole blocks: batched products of odd sizes are slow."""
+_FEWEST_SLOTS = 16
+"""Slots of the cache to read even where fewer are written: torch takes a slow path for smaller products."""
 
 
 def is_small_llama(model: Any) -> bool:
@@ -103,68 +103,64 @@ class SmallLlamaDecoder:
         slots = T + self.max_new_tokens
         angles = self.body.rotary_emb.inv_freq * torch.arange(slots)[:, None]
         self.rotation = torch.polar(torch.ones_like(angles), angles)
-        shape = (2, P, self.kv_heads, slots, self.head_dim)
-        self.cache = [torch.zeros(shape) for _ in self.layers]
+        self.cache = [torch.empty(2, P, self.kv_heads, T, self.head_dim) for _ in self.layers]
         self.bias = torch.full((P, self.kv_heads, 1, slots), -torch.inf)
         self.bias[..., :T].masked_fill_(attention[:, None, None], 0.0)
-        x = self._forward(ids, None if attention.all() else _causal_bias(attention))[:, -1]
-        self.cache = [kv.repeat_interleave(num_samples, dim=1) for kv in self.cache]
+        logits = self._logits(ids, None if attention.all() else _causal_bias(attention))
+        copies = [kv[:, :, None].expand(-1, -1, num_samples, -1, -1, -1) for kv in self.cache]
+        self.cache = [pad(kv, (0, 0, 0, self.max_new_tokens)).flatten(1, 2) for kv in copies]
         self.bias = self.bias.repeat_interleave(num_samples, dim=0)
-        return linear(x, self.head).repeat_interleave(num_samples, dim=0)
+        return logits.repeat_interleave(num_samples, dim=0)
 
     def step(self, tokens: Int[Tensor, " R"]) -> Float[Tensor, "R V"]:
         self.bias[..., self.length] = 0.0
-        return linear(self._forward(tokens[:, None], None)[:, 0], self.head)
+        return self._logits(tokens[:, None], None)
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         self.cache = [kv[:, rows] for kv in self.cache]
         self.bias = self.bias[rows]
 
-    def _forward(
+    def _logits(
         self, ids: Int[Tensor, "R T"], causal_bias: Float[Tensor, "R 1 T T"] | None
-    ) -> Float[Tensor, "R T D"]:
+    ) -> Float[Tensor, "R V"]:
+        """Append T tokens to every row; the logits that predict the one after them."""
         R, T = ids.shape
-        written = slice(self.length, self.length + T)
+        written, self.length = slice(self.length, self.length + T), self.length + T
         x = embedding(ids, self.body.embed_tokens.weight)
         for layer, cache in zip(self.layers, self.cache, strict=True):
-            heads = linear(self._norm(x, layer.attention_norm), layer.qkv)
-            heads = heads.view(R, T, -1, self.head_dim)
+            heads = linear(self._norm(x, layer.attention_norm), layer.qkv).view(R, T, -1, self.head_dim)
             turning = heads[:, :, : self.heads + self.kv_heads].unflatten(-1, (-1, 2))
             torch.view_as_complex(turning).mul_(self.rotation[written, None])
             q, k, v = heads.transpose(1, 2).split([self.heads, self.kv_heads, self.kv_heads], dim=1)
             cache[0][:, :, written], cache[1][:, :, written] = k, v
-            out = self._look_back(q, cache) if T == 1 else self._look_around(q, k, v, causal_bias)
+            if layer is self.layers[-1]:  # what is left to do concerns the last token alone
+                x, q = x[:, -1:], q[:, :, -1:]
+            out = self._look_back(q, cache) if q.shape[2] == 1 else self._look_around(q, k, v, causal_bias)
             x = x + linear(out.transpose(1, 2).flatten(2), layer.output)
             gate, up = linear(self._norm(x, layer.mlp_norm), layer.gate_up).chunk(2, dim=-1)
             x = x + linear(silu(gate).mul_(up), layer.down)
-        self.length += T
-        return self._norm(x, self.body.norm.weight)
+        return linear(self._norm(x[:, 0], self.body.norm.weight), self.head)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return rms_norm(x, weight.shape, weight, self.eps)
 
     def _look_around(
         self, q: Tensor, k: Tensor, v: Tensor, causal_bias: Tensor | None
-    ) -> Float[Tensor, "R heads T d"]:
+    ) -> Float[Tensor, "P heads T d"]:
         """Attention within the prompts."""
+        grouped, causal = self.heads != self.kv_heads, causal_bias is None
         return scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=causal_bias,
-            is_causal=causal_bias is None,
-            enable_gqa=self.heads != self.kv_heads,
+            q, k, v, attn_mask=causal_bias, is_causal=causal, enable_gqa=grouped
         )
 
     def _look_back(
         self, q: Float[Tensor, "R heads 1 d"], cache: Float[Tensor, "2 R kv slots d"]
     ) -> Float[Tensor, "R heads 1 d"]:
-        """Attention of one new token to the cache: two batched products, which at this size take half
-        the time of the fused kernel."""
-        R = len(q)
-        slots = min(-(-(self.length + 1) // _BLOCK) * _BLOCK, cache.shape[3])
+        """Attention of one token to the cache: two batched products, at this size twice as fast as the
+        fused kernel."""
+        slots = min(max(self.length, _FEWEST_SLOTS), cache.shape[3])
         keys, values = cache[:, :, :, :slots].flatten(1, 2)
-        q = q.reshape(R * self.kv_heads, -1, self.head_dim)
+        queries = q.reshape(len(keys), -1, self.head_dim)
         bias = self.bias[..., :slots].flatten(0, 1)
-        scores = torch.baddbmm(bias, q, keys.transpose(1, 2), alpha=self.head_dim**-0.5)
-        return torch.bmm(scores.softmax(dim=-1), values).view(R, self.heads, 1, self.head_dim)
+        scores = torch.baddbmm(bias, queries, keys.transpose(1, 2), alpha=self.head_dim**-0.5)
+        return torch.bmm(scores.softmax(dim=-1), values).view(q.shape)

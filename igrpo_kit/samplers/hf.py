@@ -92,10 +92,10 @@ def draw_tokens(
         chosen = logits.gather(1, tokens[:, None]).squeeze(1).float()
         certain = chosen - chosen  # 0, or NaN where the logits are no numbers
         return tokens, certain, certain
-    parts = [
-        _draw_chunk(chunk.float() / temperature, generator)
-        for chunk in logits.split(max(1, _CHUNK_ELEMENTS // logits.shape[1]))
-    ]
+    chunks = logits.split(max(1, _CHUNK_ELEMENTS // logits.shape[1]))
+    parts = [_draw_chunk(chunk.float() / temperature, generator) for chunk in chunks]
+    if len(parts) == 1:
+        return parts[0]
     tokens, log_probs, entropies = (torch.cat(column) for column in zip(*parts, strict=True))
     return tokens, log_probs, entropies
 

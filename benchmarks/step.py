@@ -1,0 +1,57 @@
+"""What an iGRPO step costs against a GRPO step at the same rollout budget: `python -m benchmarks.step`.
+
+32 problems; 4 drafts and 4 refinements against 8 completions of q; sampling, rewards, update and metrics of
+the tiny policy with everything that makes either fast (shared prefix, dead groups left out), one thread. The
+value is iGRPO at its fastest, drafting one step ahead; `as_published` is the ratio with the two stages one
+after the other. The learning rate is 0, so that all meet the same policy at every step.
+"""
+
+import statistics
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from benchmarks._record import interleaved_seconds, record
+from igrpo_kit.policies import load_policy
+from igrpo_kit.problems import countdown_problems
+from igrpo_kit.rewards import AccuracyReward
+from igrpo_kit.samplers import SamplingSettings
+from igrpo_kit.samplers.hf import HFSampler
+from igrpo_kit.training import TrainConfig, train
+
+PROMPTS, REPETITIONS = 32, 41
+METHODS: dict[str, dict[str, Any]] = {
+    "grpo": {"num_drafts": 0, "num_refinements": 8},
+    "igrpo": {"num_drafts": 4, "num_refinements": 4},
+    "igrpo_ahead": {"num_drafts": 4, "num_refinements": 4, "draft_ahead": True},
+}
+
+
+def steps(settings: dict[str, Any]) -> Iterator[dict]:
+    """One step after another, each on problems of its own, the same for every method."""
+    policy = load_policy("tiny", device="cpu")
+    config = TrainConfig(steps=REPETITIONS + 2, prompts=PROMPTS, learning_rate=0.0, **settings)
+    sampler = HFSampler(policy.model, policy.tokenizer, SamplingSettings(12))
+    problems = countdown_problems(PROMPTS * config.steps, seed=0)
+    return iter(train(policy, problems, AccuracyReward(), sampler, config, progress=False))
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    runs = {name: steps(settings) for name, settings in METHODS.items()}
+    jobs = {name: (lambda run=run: next(run)) for name, run in runs.items()}
+    seconds = interleaved_seconds(jobs, REPETITIONS)
+    ratios = {
+        name: [mine / grpo for mine, grpo in zip(seconds[name], seconds["grpo"], strict=True)]
+        for name in ("igrpo", "igrpo_ahead")
+    }
+    milliseconds = {name: round(1000 * statistics.median(seconds[name]), 1) for name in jobs}
+    as_published = round(statistics.median(ratios["igrpo"]), 3)
+    record(
+        "igrpo_over_grpo_step", ratios["igrpo_ahead"], as_published=as_published, milliseconds=milliseconds
+    )
+
+
+if __name__ == "__main__":
+    main()

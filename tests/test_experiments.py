@@ -1,0 +1,151 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from igrpo_kit import experiments
+from igrpo_kit.analysis import compare
+from igrpo_kit.analysis.evaluate import evaluate
+from igrpo_kit.cli import main
+from igrpo_kit.experiments import EXPERIMENTS, held_out, is_complete, record_folders, run_name
+from igrpo_kit.problems import Problem
+from igrpo_kit.prompts import PromptFormat
+from igrpo_kit.runlog import pack_run, read_rows
+from igrpo_kit.samplers.scripted import ScriptedSampler
+
+ROOT = Path(__file__).parent.parent
+FORMAT = PromptFormat(system=None, refinement="{question} [{draft}]")
+PROBLEMS = [Problem("a", "1+1?", "2", "hand"), Problem("b", "2+3?", "5", "hand")]
+
+
+def exact(problems, completions):
+    return [float(c == p.answer) for p, c in zip(problems, completions, strict=True)]
+
+
+def ask(protocol, script, samples=2, **options):
+    return evaluate(
+        ScriptedSampler(script),
+        exact,
+        PROBLEMS,
+        num_samples=samples,
+        protocol=protocol,
+        prompt_format=FORMAT,
+        **options,
+    )
+
+
+def test_single_shot_by_hand():
+    result = ask("q", ["2", "3", "5", "5"])
+    assert (result.right, result.reward, result.draft_right) == ([1, 2], [0.5, 1.0], None)
+
+
+def test_own_draft_by_hand():
+    """Every sample has a draft of its own: two drafts of a, two of b, then one refinement of each."""
+    result = ask("own_draft", ["2", "3", "4", "5", "2", "2", "4", "5"])
+    assert (result.right, result.draft_right) == ([2, 1], [1, 1])
+
+
+def test_best_of_n_by_hand():
+    drafts = ["0", "2", "2", "0", "0", "0", "0", "5"]  # two per sample: a right twice, b wrong, then right
+    result = ask("best_of_n", [*drafts, "2", "0", "0", "5"], num_drafts=2)
+    assert (result.right, result.draft_right) == ([1, 1], [2, 1])
+
+
+def test_an_unknown_protocol_is_refused():
+    with pytest.raises(Exception, match="protocol"):
+        ask("telepathy", [])
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_training_and_held_out_problems_are_disjoint(name):
+    e = EXPERIMENTS[name]
+    training = {p.question for p in e.problems(e.train_problems, seed=0)}
+    test = held_out(e)
+    assert len({p.question for p in test}) == e.held_out_problems
+    assert not training & {p.question for p in test}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_methods_are_budget_matched_or_say_so(name):
+    for method, settings in EXPERIMENTS[name].methods.items():
+        rollouts = settings["num_drafts"] + settings["num_refinements"]
+        assert rollouts == (4 if method == "GRPO-4" else 8)
+
+
+def test_run_names_are_distinct_plain_folders():
+    for e in EXPERIMENTS.values():
+        names = list(record_folders(e).values())
+        assert len(set(names)) == len(names)
+    assert run_name("iGRPO 4+4, random draft", 3) == "igrpo-4-4-random-draft/seed-3"
+
+
+@pytest.fixture
+def small(monkeypatch):
+    e = replace(
+        EXPERIMENTS["demo"], steps=3, seeds=(0, 1), train_problems=50, held_out_problems=4,
+        evaluate_every=2, evaluation_samples=2, final_samples=32,
+    )  # fmt: skip
+    monkeypatch.setitem(EXPERIMENTS, "demo", e)
+    return e
+
+
+def test_a_whole_comparison_from_runs_to_table_and_figure(small, tmp_path, capsys):
+    """In this process, so that the small preset holds; the processes are started in the next test."""
+    for (method, seed), name in record_folders(small).items():
+        experiments.run_one(small, method, seed, tmp_path)
+        assert is_complete(tmp_path / name)
+    experiments.run_base(small, tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*.jsonl")}
+    assert main(["compare", "--preset", "demo", "--out", str(tmp_path)]) == 0  # nothing left to run
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*.jsonl")} == before
+    out = capsys.readouterr().out
+    assert "| GRPO-8 | 2 |" in out
+    assert "difference: iGRPO 4+4" in out
+    assert (tmp_path / "comparison.html").stat().st_size > 1_000_000  # plotly.js is inside
+
+    steps = [(r["step"], r["final"]) for r in read_rows(tmp_path / "grpo-8/seed-0/evaluations.jsonl")]
+    assert steps == [(2, False), (3, True), (3, True), (3, True), (3, True)]
+
+    for name in ["base", *record_folders(small).values()]:
+        pack_run(tmp_path / name, tmp_path / "packed" / name)
+    records, base = compare.load_experiment(tmp_path / "packed", record_folders(small))
+    assert records[0].metrics[-1]["step"] == 3
+    assert compare.accuracy(base) == compare.accuracy(
+        compare.load_experiment(tmp_path, record_folders(small))[1]
+    )
+
+
+def test_a_killed_comparison_goes_on_and_a_failed_run_is_named(tmp_path):
+    """`compare` as a process: killed with its children in the middle, then one run made to fail."""
+    code = (
+        "import sys; from dataclasses import replace; from pathlib import Path\n"
+        "from igrpo_kit import experiments as x\n"
+        "x.run_experiment(replace(x.EXPERIMENTS['demo'], seeds=(0,)), Path(sys.argv[1]), jobs=2)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)], env=environment, start_new_session=True,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    metrics = tmp_path / "grpo-8/seed-0/metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 3):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    rows = list(read_rows(metrics))
+    assert [r["step"] for r in rows] == list(range(1, len(rows) + 1))
+    assert not is_complete(metrics.parent)
+
+    (tmp_path / "grpo-8/seed-0/checkpoint.safetensors").write_bytes(b"not a checkpoint")
+    with pytest.raises(RuntimeError, match=r"GRPO-8, seed 0 \(see .*log\.txt\)"):
+        experiments.run_experiment(
+            replace(EXPERIMENTS["demo"], seeds=(0,), methods={"GRPO-8": experiments.GRPO_8}), tmp_path, jobs=2
+        )
+    assert "damaged" in (tmp_path / "grpo-8/seed-0/log.txt").read_text()

@@ -1,0 +1,100 @@
+"""The committed evidence: complete, small, matched, and the only source of every number quoted."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from igrpo_kit.analysis.compare import COLUMNS, load_experiment, summarise, table, verdicts
+from igrpo_kit.experiments import EXPERIMENTS, record_folders
+from igrpo_kit.training import TrainConfig
+
+ROOT = Path(__file__).parent.parent
+RECORDS = ROOT / "data" / "runs"
+COMMITTED = ["countdown-cpu", "addition-cpu", "graded-cpu"]
+README_COLUMNS = ["greedy", "at equal gradient tokens", "at equal seconds", "own draft, refined"]
+
+
+def summaries_of(name):
+    experiment = EXPERIMENTS[name]
+    records, base = load_experiment(RECORDS / name, record_folders(experiment))
+    return experiment, records, base, summarise(records, base, baseline=experiment.baseline)
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_the_readme_quotes_the_records(name):
+    experiment, _, base, summaries = summaries_of(name)
+    readme = (ROOT / "README.md").read_text()
+    for line in table(summaries, base, [experiment.score, *README_COLUMNS]).splitlines():
+        assert line in readme
+    for summary in summaries:
+        for sentence in verdicts(summary, experiment.baseline, [experiment.score]):
+            assert sentence in readme
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_every_run_is_there_whole_and_as_its_preset_says(name):
+    experiment, records, _, _ = summaries_of(name)
+    assert len(experiment.seeds) >= 3
+    for record in records:
+        assert [row["step"] for row in record.metrics] == list(range(1, experiment.steps + 1))
+        folder = RECORDS / name / record_folders(experiment)[record.method, record.seed]
+        config = json.loads((folder / "config.json").read_text())
+        expected = TrainConfig(
+            steps=experiment.steps, seed=record.seed, **experiment.methods[record.method]
+        ).to_row()
+        assert {key: config[key] for key in expected} == expected
+        assert config["versions"]["torch"]
+        assert len(record.final("q")["right"]) == experiment.held_out_problems
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_methods_drew_the_same_number_of_completions(name):
+    """The budget that is matched is rollouts; GRPO-4, a control, draws half."""
+    _, records, _, _ = summaries_of(name)
+    for record in records:
+        for row in record.metrics:
+            drawn = sum(v for k, v in row.items() if k.startswith(("status/", "stage1/status/")))
+            assert drawn == (128 if record.method == "GRPO-4" else 256)
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_what_any_honest_record_satisfies(name):
+    _, records, _, summaries = summaries_of(name)
+    for summary in summaries:
+        for column, interval in summary.numbers.items():
+            assert interval.low <= interval.estimate <= interval.high, column
+        assert set(summary.numbers) <= set(COLUMNS)
+        assert 0 <= summary.numbers["greedy"].estimate <= 1
+        assert summary.numbers["pass@8"].estimate <= summary.numbers["pass@32"].estimate
+    for record in records:
+        for row in record.metrics:
+            assert 0 <= row["dead_groups"] <= 1
+            assert row["ratio_max"] is None or abs(row["ratio_max"] - 1) < 1e-4  # one inner epoch
+            assert row["sampler_gap"] is None or row["sampler_gap"] < 1e-5
+
+
+def test_records_are_small():
+    assert sum(p.stat().st_size for p in RECORDS.rglob("*") if p.is_file()) <= 5_000_000
+    assert not list(RECORDS.rglob("*.safetensors"))
+
+
+BENCHMARKS = {
+    # name: what the value must be, as a ratio measured side by side in one run
+    "igrpo_over_grpo_step": lambda v: v <= 0.80,
+    "shared_prefix_speedup": lambda v: v >= 1.6,
+    "sampler_over_generate": lambda v: v >= 2.0,
+    "step_over_trl": lambda v: v <= 0.5,
+    "growth": lambda v: v > 0,
+    "grading_per_second": lambda v: v >= 1000,
+    "grading_with_hostile_seconds": lambda v: v <= 45,
+}
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_committed_benchmarks(name):
+    """What was measured and committed, not a measurement: timing is no test."""
+    row = json.loads((ROOT / "data" / "benchmarks" / f"{name}.json").read_text())
+    assert set(row) >= {"name", "value", "samples", "device", "versions"}
+    assert row["name"] == name
+    assert BENCHMARKS[name](row["value"])
