@@ -1,0 +1,217 @@
+"""A training run as it happens: one figure fed from a thread, a Stop button, and the numbers in words.
+
+The run has a daemon thread of its own, so that other cells and the button work meanwhile. An update sends
+whole lines to the browser again; hence at most `HZ` updates a second and `POINTS` points a line.
+"""
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+try:
+    import anywidget  # noqa: F401  plotly's FigureWidget needs it, and no extra of plotly's brings it
+    import ipywidgets as widgets
+    import plotly.graph_objects as go
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"the live dashboard needs {error.name}: pip install 'igrpo-kit[notebooks]'", name=error.name
+    ) from None
+from plotly.subplots import make_subplots
+
+from igrpo_kit.runlog import Row
+from igrpo_kit.viz.plots import COLORS, TEMPLATE
+from igrpo_kit.viz.runs import SMOOTH
+
+HZ, POINTS = 5.0, 1000
+
+
+class _Line(NamedTuple):
+    """One line of the dashboard: where it is drawn, and what it takes from a metric row."""
+
+    panel: int
+    label: str
+    dash: str
+    value: Callable[[Row], float | None]
+
+
+def _given_q(name: str) -> Callable[[Row], float | None]:
+    """The metric of the samples of q: of iGRPO's drafts, of GRPO's completions."""
+    return lambda row: row.get(f"stage1/{name}", row[name])
+
+
+_PANELS = ("reward", "entropy on q, nats", "dead groups", "copy rate")
+_LINES = (
+    _Line(0, "one answer to q", "solid", _given_q("reward")),
+    _Line(0, "best draft", "dot", lambda row: row.get("best_draft_reward")),
+    _Line(0, "refinement of it", "dash", lambda row: row["reward"] if "stage1/reward" in row else None),
+    _Line(1, "", "solid", _given_q("entropy")),
+    _Line(2, "", "solid", lambda row: row["dead_groups"]),
+    _Line(3, "", "solid", lambda row: row.get("copy_rate")),
+)
+
+
+def thin(values: Sequence[float], most: int) -> Float[np.ndarray, " n"]:
+    """At most `most` of the values, evenly spaced, the first and the last among them."""
+    keep = np.linspace(0, len(values) - 1, min(len(values), most)).round().astype(int)
+    return np.asarray(values, dtype=float)[keep]
+
+
+class _RunningMean:
+    """A line's points so far: the mean over the last SMOOTH rows, of those that have the number."""
+
+    def __init__(self, line: _Line) -> None:
+        self.line = line
+        self.recent: deque[float] = deque(maxlen=SMOOTH)
+        self.points: list[float] = []
+
+    def append(self, row: Row) -> None:
+        value = self.line.value(row)
+        self.recent.append(math.nan if value is None else value)
+        known = [v for v in self.recent if not math.isnan(v)]
+        self.points.append(sum(known) / len(known) if known else math.nan)
+
+
+def _empty_chart(steps: int, title: str) -> go.FigureWidget:
+    chart = go.FigureWidget(make_subplots(rows=2, cols=2, horizontal_spacing=0.1, vertical_spacing=0.13))
+    for i, name in enumerate(_PANELS):
+        where = {"row": i // 2 + 1, "col": i % 2 + 1}
+        chart.update_yaxes(title=name, range=None if "nats" in name else [-0.02, 1.02], **where)
+        chart.update_xaxes(range=[0, steps], title=f"step (mean of {SMOOTH})" if i > 1 else "", **where)
+    return chart.update_layout(
+        template=TEMPLATE,
+        title=title,
+        legend={"orientation": "h", "x": 0, "y": -0.13},
+        hovermode="closest",
+        height=640,
+        uirevision="a learner's zoom survives the updates",
+    )
+
+
+class LiveDashboard(widgets.VBox):
+    """Training runs, one after another, in one figure: reward, entropy, dead groups and copy rate.
+
+    Display it, `start` a run, and `wait` for it in a later cell; a second run draws its lines beside the
+    first one's. Lines are running means over `viz.runs.SMOOTH` steps. `rows` holds every metric row, by the
+    name of its run, and `figure()` a plain copy of what is seen, which a saved notebook keeps.
+    """
+
+    def __init__(self, steps: int, *, title: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+        self.rows: dict[str, list[Row]] = {}
+        self._steps, self._clock = steps, clock
+        self._stop = threading.Event()
+        self._over = threading.Event()
+        self._over.set()
+        self._error: BaseException | None = None
+        self.chart = _empty_chart(steps, title)
+        self.status = widgets.Label("nothing started yet")
+        self.stop_button = widgets.Button(description="Stop", icon="stop", disabled=True)
+        self.stop_button.on_click(lambda _button: self.stop())
+        super().__init__([widgets.HBox([self.stop_button, self.status]), self.chart])
+
+    def start(self, name: str, rows: Iterable[Row]) -> None:
+        """Draw the rows of a run as they come, say of `training.train(..., progress=False)`.
+
+        They are computed in a thread: nothing else may use the policy until `wait` has returned.
+        Raises RuntimeError while another run is going on, ValueError for a name that is taken.
+        """
+        if not self._over.is_set():
+            raise RuntimeError(f"{list(self.rows)[-1]!r} is still running: wait() for it, or stop() it")
+        if name in self.rows:
+            raise ValueError(f"name: there is a run {name!r} already")
+        color = COLORS[len(self.rows) % len(COLORS)]
+        self.rows[name] = []
+        first = len(self.chart.data)
+        self.chart.add_traces(
+            [
+                go.Scatter(
+                    mode="lines",
+                    line={"color": color, "dash": line.dash},
+                    name=f"{name}: {line.label}",
+                    legendgroup=name,
+                    showlegend=line.panel == 0,
+                )
+                for line in _LINES
+            ],
+            rows=[line.panel // 2 + 1 for line in _LINES],
+            cols=[line.panel % 2 + 1 for line in _LINES],
+        )
+        self._error = None
+        self._stop.clear()
+        self._over.clear()
+        self.stop_button.disabled = False
+        threading.Thread(target=self._follow, args=(name, rows, first), daemon=True).start()
+
+    def stop(self) -> None:
+        """End the run after its current step."""
+        self._stop.set()
+
+    def wait(self) -> list[Row]:
+        """The rows of the run, once it is over; what it raised is raised here. Interrupt means `stop`.
+
+        Raises RuntimeError where nothing was started.
+        """
+        if not self.rows:
+            raise RuntimeError("nothing was started")
+        # Polled: an interrupt inside Thread.join or Event.wait may leave their locks in disorder.
+        while not self._over.is_set():
+            try:
+                time.sleep(0.05)
+            except KeyboardInterrupt:
+                self.stop()
+        if self._error is not None:
+            raise self._error
+        return list(self.rows.values())[-1]
+
+    def figure(self) -> go.Figure:
+        """A plain figure of what the dashboard shows now."""
+        return go.Figure(self.chart)
+
+    def _follow(self, name: str, rows: Iterable[Row], first: int) -> None:
+        """The thread: take row after row, draw now and then and at the end."""
+        means = [_RunningMean(line) for line in _LINES]
+        started, drawn = self._clock(), -math.inf
+        outcome = "finished"
+        try:
+            for row in rows:
+                for mean in means:
+                    mean.append(row)
+                self.rows[name].append(row)
+                if (now := self._clock()) - drawn >= 1 / HZ:
+                    drawn = now
+                    self._draw(name, means, first, started, "")
+                if self._stop.is_set():
+                    outcome = "stopped"
+                    break
+            if close := getattr(rows, "close", None):  # a generator's clean-up: `train` saves a checkpoint
+                close()
+        except BaseException as error:  # nobody above would see it; wait() raises it
+            self._error, outcome = error, f"{type(error).__name__}: {error}"
+        try:
+            self.stop_button.disabled = True
+            self._draw(name, means, first, started, outcome)
+        finally:
+            self._over.set()
+
+    def _draw(
+        self, name: str, means: Sequence[_RunningMean], first: int, started: float, outcome: str
+    ) -> None:
+        rows = self.rows[name]
+        steps = thin([row["step"] for row in rows], POINTS)
+        with self.chart.batch_update():
+            for trace, mean in zip(self.chart.data[first:], means, strict=True):
+                trace.x, trace.y = steps, thin(mean.points, POINTS)
+        parts = [name]
+        if rows:
+            done, elapsed = rows[-1]["step"], self._clock() - started
+            pace = elapsed / len(rows)
+            time_left = f"{elapsed:.0f} s" if outcome else f"{pace * (self._steps - done):.0f} s left"
+            parts += [f"step {done} of {self._steps}"]
+            parts += [f"{m.line.label} {m.points[-1]:.3f}" for m in means[:2]]
+            parts += [f"{pace:.2f} s a step", time_left]
+        self.status.value = " · ".join([*parts, outcome] if outcome else parts)
