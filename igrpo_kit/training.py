@@ -321,7 +321,8 @@ def _mean_stats(seen: Sequence[tuple[int, LossStats]]) -> dict[str, float]:
 def _interrupt_sets(stop: threading.Event) -> Iterator[None]:
     """Within: the first Ctrl-C asks the loop to stop after its step, a second one interrupts at once.
 
-    Elsewhere than in the main thread signals cannot be caught; there `stop` itself is the way.
+    That holds also while the caller works on a row, or the interrupt would leave that work half done. Signals
+    can be caught in the main thread alone; elsewhere `stop` itself is the way.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -337,7 +338,8 @@ def _interrupt_sets(stop: threading.Event) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, previous)
 
 
 class _Run:
@@ -553,8 +555,8 @@ def train(
     steps (0: only on stopping) and `samples_every` steps some completions in full. `resume=True` goes on
     from the folder's checkpoint, or starts where there is none yet: rows and weights are then those of the
     uninterrupted run, bit for bit, on the same machine, software and number of threads. Ctrl-C, or setting
-    `stop` from another thread, ends the run after the current step with a checkpoint; so does closing the
-    iterator, whatever the caller had still to do for that step.
+    `stop` from another thread, ends the run after the current step, and the caller's work on it, with a
+    checkpoint. Closing the iterator saves one too, whatever the caller had still to do.
 
     Raises CheckpointError for a damaged checkpoint or one of another run, FileExistsError where the folder
     holds a run that is not resumed, NonFiniteError with the batch saved in the folder.
@@ -573,19 +575,20 @@ def train(
         log = RunLog(folder, description, resume_at=run.step if resuming else None)
     bar = tqdm(total=config.steps, initial=run.step, disable=not progress, unit="step")
     try:
-        while run.step < config.steps and not stop.is_set():
-            with _interrupt_sets(stop):
+        with _interrupt_sets(stop):
+            while run.step < config.steps and not stop.is_set():
                 row = _recorded_step(run, log, samples_every)
-            bar.update()
-            bar.set_postfix(reward=f"{row['reward']:.3f}", entropy=f"{row['entropy']:.3f}")
-            yield row
-            # After the caller's own work on this step, so that no periodic checkpoint is ahead of it.
-            if path is not None and checkpoint_every and run.step % checkpoint_every == 0:
-                save_checkpoint(path, run.state())
-                saved_at = run.step
+                bar.update()
+                bar.set_postfix(reward=f"{row['reward']:.3f}", entropy=f"{row['entropy']:.3f}")
+                yield row
+                # After the caller's own work on this step, so that no periodic checkpoint is ahead of it.
+                if path is not None and checkpoint_every and run.step % checkpoint_every == 0:
+                    save_checkpoint(path, run.state())
+                    saved_at = run.step
     finally:
         bar.close()
-        if path is not None and saved_at < run.step and run.between_steps:
+        can_save = run.between_steps and not sys.is_finalizing()
+        if path is not None and saved_at < run.step and can_save:
             save_checkpoint(path, run.state())
 
 
