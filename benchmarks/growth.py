@@ -1,9 +1,9 @@
 """How a step's time grows with the batch: `python -m benchmarks.growth`.
 
 Prompts P, completion length Lo (the end of sequence is made a token that is never drawn, so every completion
-runs to the limit) and rollouts N + G are each doubled three times from a common start; the exponent b of
-time ~ size^b is a least-squares fit in log-log. 1 is proportional; below 1, fixed costs are still being
-shared out.
+runs to the limit) and rollouts N + G are each doubled three times from a common start. The exponent b of
+time ~ size^b is a least-squares fit in log-log, one for each round of measurements; the value is that of the
+length, the steepest. 1 is proportional; below 1, fixed costs are still being shared out.
 """
 
 import numpy as np
@@ -40,15 +40,16 @@ def steps(prompts: int, length: int, rollouts: int):
 
 def main() -> None:
     torch.set_num_threads(1)
-    exponents = {}
+    fits: dict[str, list[float]] = {}
     for name, start in START.items():
         sizes = [start * 2**i for i in range(4)]
         runs = {str(size): steps(**{**START, name: size}) for size in sizes}
         jobs = {size: (lambda run=run: next(run)) for size, run in runs.items()}
         seconds = interleaved_seconds(jobs, REPETITIONS)
-        medians = [float(np.median(seconds[str(size)])) for size in sizes]
-        exponents[name] = round(float(np.polyfit(np.log(sizes), np.log(medians), 1)[0]), 3)
-    record("growth", list(exponents.values()), exponents=exponents, doubled="three times from", start=START)
+        rounds = zip(*(seconds[str(size)] for size in sizes), strict=True)
+        fits[name] = [float(np.polyfit(np.log(sizes), np.log(times), 1)[0]) for times in rounds]
+    exponents = {name: round(float(np.median(fit)), 3) for name, fit in fits.items()}
+    record("growth", fits["length"], exponents=exponents, doubled="three times from", start=START)
 
 
 if __name__ == "__main__":

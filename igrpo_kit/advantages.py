@@ -1,5 +1,8 @@
 """Group-relative advantages: each completion against its siblings, no value function (Eqs. 4, 17, 18).
 
+The reward's expectation (Eq. 13) has the score-function gradient of Eqs. 14 and 15; a baseline that does not
+depend on the sample leaves it unbiased (Eq. 16). Here the baseline is the group's mean.
+
 A group is the axis G of a [P, G] tensor, never a key. Every function is computed in float64 and cast back,
 so that a group whose rewards nearly agree cannot blow up through cancellation.
 """

@@ -67,7 +67,7 @@ def save_checkpoint(path: Path, state: Any) -> None:
     tensors: dict[str, Tensor] = {}
     tree = json.dumps(_take_out(state, tensors))
     # Tied weights share memory, which safetensors refuses to write twice.
-    own = {name: tensor.clone() for name, tensor in tensors.items()}
+    own = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
     metadata = {"format": FORMAT, "tree": tree, "crc32": _checksum(own, tree)}
     write_atomically(path, save(own, metadata=metadata))
 

@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"{error.name} is not installed: pip install 'igrpo-kit[figures]'"
         print(f"igrpo {args.command}: {hint}", file=sys.stderr)
         return 1
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError, LookupError) as error:
         print(f"igrpo {args.command}: {error}", file=sys.stderr)
         return 1
     return 0

@@ -5,6 +5,7 @@ and in nothing else. Every run is a process of its own (`run_one`), is recorded,
 it is killed. The numbers of a report are computed from the records alone (`analysis.compare`).
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -18,11 +19,12 @@ import torch
 from tqdm.auto import tqdm
 
 from igrpo_kit.analysis.evaluate import evaluate
+from igrpo_kit.checkpoint import load_checkpoint
 from igrpo_kit.losses import GRPO
 from igrpo_kit.policies import Policy, load_policy
 from igrpo_kit.problems import Problem, addition_problems, countdown_max_problems, countdown_problems
 from igrpo_kit.rewards import AccuracyReward
-from igrpo_kit.runlog import RunLog, append_row, environment, read_rows
+from igrpo_kit.runlog import RunLog, environment, read_rows, write_rows
 from igrpo_kit.samplers import SamplingSettings
 from igrpo_kit.samplers.hf import HFSampler
 from igrpo_kit.training import TrainConfig, derived_seed, train
@@ -129,7 +131,8 @@ def run_name(method: str, seed: int) -> str:
 
 def record_folders(experiment: Experiment) -> dict[tuple[str, int], str]:
     """Every run of an experiment, (method, seed), and its folder."""
-    return {(m, seed): run_name(m, seed) for m in experiment.methods for seed in experiment.seeds}
+    # Seed by seed, so that a busy hour of the machine meets every method.
+    return {(m, seed): run_name(m, seed) for seed in experiment.seeds for m in experiment.methods}
 
 
 REPORTED = (
@@ -192,46 +195,66 @@ def _final_rows(
 def run_base(experiment: Experiment, folder: Path) -> None:
     """Evaluate the untrained policy in full: the point every run starts from."""
     path = folder / "base" / RunLog.EVALUATIONS
-    if path.exists() and any(read_rows(path)):
+    if path.exists():
         return
     torch.set_num_threads(1)
-    policy = load_policy(experiment.policy)
+    policy = load_policy(experiment.policy, device="cpu")
     rows = _final_rows(experiment, policy, held_out(experiment), 0, seed=0)
     RunLog(folder / "base", {"policy": policy.name, **environment(str(policy.model.device))})
-    for row in rows:
-        append_row(path, row)
+    write_rows(path, rows)
+
+
+def _config(experiment: Experiment, method: str, seed: int) -> TrainConfig:
+    return TrainConfig(steps=experiment.steps, seed=seed, objective=GRPO(), **experiment.methods[method])
 
 
 def run_one(experiment: Experiment, method: str, seed: int, folder: Path, *, progress: bool = False) -> None:
     """One method, one seed: train, evaluate on the way and at the end, record. Goes on if it was killed."""
     torch.set_num_threads(1)
-    policy = load_policy(experiment.policy)
+    policy = load_policy(experiment.policy, device="cpu")  # the CPU is what is studied, and timed
     problems, test = experiment.problems(experiment.train_problems, seed=0), held_out(experiment)
-    config = TrainConfig(steps=experiment.steps, seed=seed, objective=GRPO(), **experiment.methods[method])
     settings = SamplingSettings(experiment.max_new_tokens)
     sampler = HFSampler(policy.model, policy.tokenizer, settings, seed=derived_seed(seed, "sampling"))
     run_folder = folder / run_name(method, seed)
     evaluations = run_folder / RunLog.EVALUATIONS
-    rows = train(
-        policy, problems, AccuracyReward(), sampler, config, folder=run_folder, checkpoint_every=50,
-        samples_every=50, resume=True, progress=progress,
-    )  # fmt: skip
-    for row in rows:
-        step = row["step"]
+
+    def evaluate_if_due(step: int) -> None:
         if step == experiment.steps:
-            for final in _final_rows(experiment, policy, test, step, seed):
-                append_row(evaluations, final)
+            write_rows(evaluations, _final_rows(experiment, policy, test, step, seed))
         elif step % experiment.evaluate_every == 0:
             samples = experiment.evaluation_samples
-            append_row(
-                evaluations, _evaluation_row(experiment, policy, test, step, num_samples=samples, seed=seed)
-            )
+            row = _evaluation_row(experiment, policy, test, step, num_samples=samples, seed=seed)
+            write_rows(evaluations, [row])
+
+    checkpoint = run_folder / "checkpoint.safetensors"
+    if checkpoint.exists():  # it may have been saved when its step was done and its evaluation was not
+        state = load_checkpoint(checkpoint)
+        if not (evaluations.exists() and state["step"] in {row["step"] for row in read_rows(evaluations)}):
+            policy.model.load_state_dict(state["model"])
+            evaluate_if_due(state["step"])
+    rows = train(
+        policy, problems, AccuracyReward(), sampler, _config(experiment, method, seed), folder=run_folder,
+        checkpoint_every=50, samples_every=50, resume=True, progress=progress,
+    )  # fmt: skip
+    for row in rows:
+        evaluate_if_due(row["step"])
 
 
-def is_complete(run_folder: Path) -> bool:
-    """Whether a run's record holds its last step and its final evaluation."""
+def is_complete(experiment: Experiment, method: str, seed: int, folder: Path) -> bool:
+    """Whether the record of this run holds its final evaluation.
+
+    Raises ValueError where the folder holds a run with other settings.
+    """
+    run_folder = folder / run_name(method, seed)
     evaluations = run_folder / RunLog.EVALUATIONS
-    return evaluations.exists() and sum(row["final"] for row in read_rows(evaluations)) == 4
+    if not evaluations.exists() or not any(row["final"] for row in read_rows(evaluations)):
+        return False
+    found = json.loads((run_folder / "config.json").read_text())
+    wanted = _config(experiment, method, seed).to_row()
+    differing = sorted(key for key in wanted if found.get(key) != wanted[key])
+    if differing:
+        raise ValueError(f"{run_folder}: holds a run with another {', '.join(differing)}; move it away")
+    return True
 
 
 @dataclass
@@ -249,9 +272,8 @@ def run_experiment(experiment: Experiment, folder: Path, *, jobs: int) -> None:
     """
     waiting = [_Job("base", ["base"], folder / "base")]
     for (method, seed), name in record_folders(experiment).items():
-        run_folder = folder / name
-        if not is_complete(run_folder):
-            waiting.append(_Job(f"{method}, seed {seed}", [method, str(seed)], run_folder))
+        if not is_complete(experiment, method, seed, folder):
+            waiting.append(_Job(f"{method}, seed {seed}", [method, str(seed)], folder / name))
     total = experiment.steps * (len(waiting) - 1)
     running: list[_Job] = []
     failed: list[_Job] = []
@@ -274,6 +296,7 @@ def run_experiment(experiment: Experiment, folder: Path, *, jobs: int) -> None:
         for job in running:
             if job.process is not None:
                 job.process.terminate()
+                job.process.wait()
     if failed:
         names = "; ".join(f"{job.label} (see {job.folder / 'log.txt'})" for job in failed)
         raise RuntimeError(f"{len(failed)} run(s) failed: {names}")

@@ -65,8 +65,9 @@ def clipped_surrogate(
 ) -> Float[Tensor, "B T"]:
     """Eq. 21 from log-probs: the per-token surrogate of PPO and GRPO, to be maximised.
 
-    Its gradient is I * A * r * grad log pi (Eq. 23), where I is 0 once the ratio has left the clip range
-    in the direction the advantage pushes it (Eq. 22). No gradient reaches the advantages.
+    Its gradient is I * A * r * grad log pi (Eq. 23), where I is 0 once the ratio has left the clip range in
+    the direction the advantage pushes it (Eq. 22); on-policy that is the estimator of Eq. 19. No gradient
+    reaches the advantages.
     """
     ratio = importance_ratio(log_probs, old_log_probs)
     return clipped_objective(ratio, advantages, clip_low=clip_low, clip_high=clip_high)
@@ -75,7 +76,7 @@ def clipped_surrogate(
 def k3_kl(log_probs: Float[Tensor, "B T"], ref_log_probs: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     """rho - log rho - 1 with rho = pi_ref / pi: a non-negative estimate of KL(pi || pi_ref) (Eq. 24).
 
-    Its gradient is -(rho - 1) * grad log pi (Eq. 25): on-policy that is the gradient of the *other* KL,
+    Its gradient is -(rho - 1) * grad log pi (Eqs. 25, 26): on-policy that is the gradient of the *other* KL,
     KL(pi_ref || pi), although the value estimates KL(pi || pi_ref).
     """
     log_rho = ref_log_probs - log_probs
@@ -190,24 +191,26 @@ class GRPO:
         *,
         ref_log_probs: Float[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, ""], LossStats]:
-        """Minus the objective, to be minimised, and what was seen on the way.
+        """Minus the objective, to be minimised (its gradient: Eqs. 28, 29), and what was seen on the way.
 
         `old_log_probs=None` says that nothing was updated since sampling: the ratio is then 1 in value and
         carries the gradient, and the loss of a group with balanced advantages is 0 while its gradient is
         not. Values outside the mask are not read.
 
-        Raises ValueError where beta > 0 and `ref_log_probs` do not come together.
+        Raises ValueError where beta > 0 and `ref_log_probs` do not come together, and for an empty mask.
         """
+        if not mask.any():
+            raise ValueError("mask: not a single token to train")
         if (self.beta > 0) != (ref_log_probs is not None):
             raise ValueError(f"ref_log_probs: needed exactly when beta > 0, got beta={self.beta}")
         # Padding may hold anything: exp(garbage) * 0 would still poison the gradient, so it goes first.
         log_probs = log_probs.masked_fill(~mask, 0.0)
-        old = log_probs.detach() if old_log_probs is None else old_log_probs.masked_fill(~mask, 0.0)
+        old = (log_probs if old_log_probs is None else old_log_probs.masked_fill(~mask, 0.0)).detach()
         ratio = self.ratio(log_probs, old, mask)
         terms = self.surrogate(log_probs, ratio, advantages)
         kl = None
         if ref_log_probs is not None:
-            kl = k3_kl(log_probs, ref_log_probs.masked_fill(~mask, 0.0))
+            kl = k3_kl(log_probs, ref_log_probs.detach().masked_fill(~mask, 0.0))
             terms = terms - self.beta * (kl * ratio if self.kl_importance_weight else kl)
         return -self.reduce(terms, mask), self._stats(ratio, advantages, mask, kl)
 

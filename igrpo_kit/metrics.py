@@ -23,7 +23,11 @@ def fill_unscored(rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
     group without any scored completion becomes 0 throughout, which is dead.
     """
     scored = ~rewards.isnan()
-    mean = rewards.nansum(dim=1, keepdim=True) / scored.sum(dim=1, keepdim=True).clamp(min=1)
+    mean = rewards.double().nansum(dim=1, keepdim=True) / scored.sum(dim=1, keepdim=True).clamp(min=1)
+    # Where all scored rewards agree, rounding must not make the mean another number: the group is dead.
+    low = rewards.nan_to_num(nan=torch.inf).amin(dim=1, keepdim=True)
+    high = rewards.nan_to_num(nan=-torch.inf).amax(dim=1, keepdim=True)
+    mean = torch.where(scored.any(dim=1, keepdim=True), mean.to(rewards.dtype).clamp(low, high), 0.0)
     return torch.where(scored, rewards, mean)
 
 
@@ -36,6 +40,8 @@ def _stage_metrics(stage: Stage, full_reward: float) -> dict[str, float]:
     drawn = torch.tensor([reason != NOT_DRAWN for reason in samples.finish_reasons])
     lengths = samples.mask.sum(dim=1)[drawn].float()
     alike = dead_groups(rewards) if rewards.shape[1] > 1 else torch.ones(len(rewards), dtype=torch.bool)
+    if not drawn.all():  # early stopping: a problem's drafts are no group
+        alike = torch.full((len(rewards),), torch.nan)
     right = (stage.rewards >= full_reward).all(dim=1)
     return {
         "reward": _mean(stage.rewards[~stage.rewards.isnan()]),
@@ -53,19 +59,21 @@ def _stage_metrics(stage: Stage, full_reward: float) -> dict[str, float]:
 
 
 def _best_draft_metrics(drafts: Stage, num_drafts: int, full_reward: float) -> dict[str, float]:
-    """Measured best-draft reward beside Proposition 3.1 with the mean p, and with each prompt's own."""
-    right = drafts.rewards >= full_reward
-    drawn = ~drafts.rewards.isnan()
-    p = right.sum().item() / max(int(drawn.sum()), 1)
+    """The measured best of N beside Proposition 3.1, with the mean p and, unbiased, with each prompt's own.
+
+    The latter needs more than N samples of q: of N alone it is the measurement itself.
+    """
+    right, n = drafts.rewards >= full_reward, drafts.rewards.shape[1]
+    best = drafts.rewards.nan_to_num(nan=-torch.inf)[:, :num_drafts].amax(dim=1)
     row = {
-        "best_draft_reward": _mean(drafts.rewards.nan_to_num(nan=-torch.inf)[:, :num_drafts].amax(dim=1)),
-        "best_draft_predicted_from_mean_p": 1 - (1 - p) ** num_drafts,
+        "best_draft_reward": _mean(best[best.isfinite()]),
+        "best_draft_right": _mean(right[:, :num_drafts].any(dim=1)),
     }
-    if drawn.all():  # with early stopping the drafts of a prompt are no fixed-size sample
-        n = drafts.rewards.shape[1]
-        row["best_draft_predicted_per_prompt"] = float(
-            pass_at_k(n, right.sum(dim=1).numpy(), num_drafts).mean()
-        )
+    if not drafts.rewards.isnan().any():  # with early stopping the drafts are no fixed-size sample
+        row["best_draft_predicted_from_mean_p"] = 1 - (1 - _mean(right)) ** num_drafts
+        if n > num_drafts:
+            per_prompt = pass_at_k(n, right.sum(dim=1).numpy(), num_drafts)
+            row["best_draft_predicted_per_prompt"] = float(per_prompt.mean())
     return row
 
 

@@ -1,9 +1,9 @@
 """From a question, and from a question with a draft, to chat messages.
 
 The paper prints its system prompt (appendix C) and says that the best draft is appended "immediately after
-the original prompt" (Eq. 3) by "a fixed prompt template"; the template itself is not printed. Ours keeps the
-draft in the *user* turn, after the question, between `<draft>` tags: the draft is something to read, not
-something the assistant said, and no mask or parser can take it for an answer.
+the original prompt" (Eqs. 3, 10) by "a fixed prompt template"; the template itself is not printed. Ours
+keeps the draft in the *user* turn, after the question, between `<draft>` tags: the draft is something to
+read, not something the assistant said, and no mask or parser can take it for an answer.
 
 A draft is data. Whatever the policy wrote, it must not be able to end its slot or start a turn, so special
 tokens and the slot's own tags are broken up before it is put in (`neutralise`).

@@ -52,7 +52,7 @@ class Rollout:
     refinements: Stage
 
     def draft_text(self, problem: int) -> str | None:
-        """The draft Stage 2 was shown for this problem, None where there was none."""
+        """The draft selected for this problem as it was drawn; q' may hold only its end. None without one."""
         if self.drafts is None or self.selected is None or self.selected[problem] == NO_DRAFT:
             return None
         return self.drafts.samples.texts[problem * self.drafts.rewards.shape[1] + int(self.selected[problem])]
@@ -93,10 +93,11 @@ def sample_drafts(
 ) -> Stage:
     """Stage 1: N drafts per problem from q (Eq. 8).
 
-    `stop_at` draws the drafts one by one and stops each problem at its first with at least that reward. The
-    best draft's reward is distributed as before and fewer tokens are drawn, in N rounds instead of one; but
-    of several full-reward drafts the first is always kept, as in the default tie rule. Drafts never drawn
-    have reward NaN and status `NOT_DRAWN`.
+    `stop_at`, the highest reward there is, draws the drafts one by one and stops each problem at its first
+    that has it. The best draft's reward is distributed as before, with fewer tokens drawn, in N rounds
+    instead of one; of several full-reward drafts the first is always kept, as in the default tie rule. Other
+    selectors would choose among other drafts than before. Drafts never drawn have reward NaN and status
+    `NOT_DRAWN`.
     """
     prompts = [prompt_format.problem_messages(p.question) for p in problems]
     if stop_at is None:
@@ -187,11 +188,17 @@ def igrpo_rollout(
     drafts = sample_drafts(
         sampler, reward, problems, num_drafts=num_drafts, prompt_format=prompt_format, stop_at=stop_at
     )
-    selected = select(drafts.rewards)
+    selected = _select(select, drafts)
     prompts = _refinement_prompts(problems, drafts, selected, prompt_format, max_draft_tokens, tokenizer)
     return Rollout(
         problems, drafts, selected, sample_stage(sampler, reward, problems, prompts, num_refinements)
     )
+
+
+def _select(select: Selector, drafts: Stage) -> Tensor:
+    """The selector's choice; NO_DRAFT for a problem none of whose drafts could be scored."""
+    hopeless = drafts.rewards.isnan().all(dim=1)
+    return select(drafts.rewards.masked_fill(hopeless[:, None], 0.0)).masked_fill(hopeless, NO_DRAFT)
 
 
 def _refinement_prompts(
@@ -229,21 +236,22 @@ def rollout_with_next_drafts(
     prompt_format: PromptFormat = PAPER_FORMAT,
     max_draft_tokens: int | None = None,
     tokenizer: Any = None,
-) -> tuple[Rollout, Stage]:
+) -> tuple[Rollout, Stage | None]:
     """Stage 2 for these problems and, in the same batch, Stage 1 for the next step's.
 
     Nothing in the next drafts depends on these refinements, so one call to the sampler does both and the
     second wait of iGRPO's two stages is gone. The price is that drafts are one step old when they are used;
     they carry no gradient and no importance ratio, and the refinements' ratio is conditioned on whatever q'
     they were drawn from, so nothing needs correcting. The batch is one where N = G, else there are two.
+    Without next problems there are no next drafts.
     """
     problems, next_problems = list(problems), list(next_problems)
-    selected, N = select(drafts.rewards), drafts.rewards.shape[1]
+    selected, N = _select(select, drafts), drafts.rewards.shape[1]
     prompts = _refinement_prompts(problems, drafts, selected, prompt_format, max_draft_tokens, tokenizer)
     next_prompts = [prompt_format.problem_messages(p.question) for p in next_problems]
-    if num_refinements != N:
+    if num_refinements != N or not next_problems:
         refinements = sample_stage(sampler, reward, problems, prompts, num_refinements)
-        ahead = sample_stage(sampler, reward, next_problems, next_prompts, N)
+        ahead = sample_stage(sampler, reward, next_problems, next_prompts, N) if next_problems else None
     else:
         start = perf_counter()
         both = sampler.sample([*prompts, *next_prompts], N)

@@ -6,7 +6,7 @@
     samples.jsonl     some drafts and refinements in full, for reading
     checkpoint.safetensors   what it takes to go on (see `training`)
 
-Rows are appended whole, in one write each; a machine that dies in the middle leaves at most a torn last line,
+Rows are appended whole, in one write each; a process that dies in the middle leaves at most a torn last line,
 which readers skip. Anything else that does not parse is an error naming the line.
 """
 
@@ -16,7 +16,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """The file holds either its old content or all of the new one, whenever the process or machine dies."""
+    """The file holds either its old content or all of the new one, whenever the process dies."""
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "wb") as file:
         file.write(content)
@@ -45,15 +45,26 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def append_row(path: Path, row: Row) -> None:
-    """Append one row as one line in one write; a torn line left by a crash is closed off first."""
-    line = (json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n").encode(
+def _line(row: Row) -> bytes:
+    """A row as one line; a lone surrogate, which UTF-8 cannot hold, becomes its JSON escape."""
+    return (json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n").encode(
         "utf-8", "backslashreplace"
     )
+
+
+def append_row(path: Path, row: Row) -> None:
+    """Append one row as one line in one write; a torn line left by a crash is closed off first."""
+    line = _line(row)
     with open(path, "ab+") as file:
         if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
             line = b"\n" + line
         file.write(line)
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Append several rows that belong together, in one write: all of them or, after a crash, none."""
+    kept = path.read_bytes() if path.exists() else b""
+    write_atomically(path, kept + b"".join(map(_line, rows)))
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -81,8 +92,8 @@ def read_rows(path: Path) -> Iterator[Row]:
 def keep_rows(path: Path, last_step: int) -> None:
     """Drop the rows after `last_step`, atomically: a run resumed there writes them anew."""
     if path.exists():
-        rows = [json.dumps(row, ensure_ascii=False) for row in read_rows(path) if row["step"] <= last_step]
-        write_atomically(path, "".join(row + "\n" for row in rows).encode())
+        kept = (row for row in read_rows(path) if row["step"] <= last_step)
+        write_atomically(path, b"".join(map(_line, kept)))
 
 
 def pack_run(folder: Path, target: Path) -> None:
@@ -94,8 +105,7 @@ def pack_run(folder: Path, target: Path) -> None:
     write_atomically(target / "config.json", (folder / "config.json").read_bytes())
     for name in (RunLog.METRICS, RunLog.EVALUATIONS, RunLog.SAMPLES):
         if (folder / name).exists():
-            rows = [json.dumps(_rounded(row), ensure_ascii=False) for row in read_rows(folder / name)]
-            content = "".join(row + "\n" for row in rows).encode()
+            content = b"".join(_line(_rounded(row)) for row in read_rows(folder / name))
             write_atomically(target / f"{name}.gz", gzip.compress(content, mtime=0))
 
 

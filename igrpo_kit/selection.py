@@ -32,7 +32,7 @@ def _pick(candidates: Tensor, generator: torch.Generator | None) -> Tensor:
 def select_best_draft(
     rewards: Float[Tensor, "P N"], *, generator: torch.Generator | None = None
 ) -> Int[Tensor, " P"]:
-    """Index of the highest-reward draft of each prompt: argmax_i R(d_i) (Eq. 2).
+    """Index of the highest-reward draft of each prompt: argmax_i R(d_i) (Eqs. 2, 9).
 
     The paper does not say how ties fall; with a binary reward they are the rule. The first wins, or with
     a `generator` a random one.

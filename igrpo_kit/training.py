@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -73,7 +74,7 @@ class TrainConfig:
     inner_epochs: int = 1
     """optimizer steps per rollout (mu); from the second on the ratio leaves 1 and the clip acts"""
     micro_batches: int = 1
-    """the update is computed in this many pieces, with the same gradient"""
+    """each trained stage's update is computed in this many pieces, with the same gradient"""
     learning_rate: float = 3e-4
     warmup_steps: int = 10
     final_learning_rate: float = 1.0
@@ -91,10 +92,12 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive = ("steps", "prompts", "num_refinements", "inner_epochs", "micro_batches")
+        positive = ("steps", "prompts", "inner_epochs", "micro_batches")
         for name in positive:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.num_refinements < 2 or (self.train_drafts and self.num_drafts < 2):
+            raise ValueError("num_refinements, and num_drafts if they are trained: a group needs at least 2")
         if self.num_drafts < 0:
             raise ValueError(f"num_drafts must be >= 0, got {self.num_drafts}")
         if self.select not in SELECTORS:
@@ -105,6 +108,8 @@ class TrainConfig:
             raise ValueError(
                 "stop_at draws drafts one by one, train_drafts and draft_ahead need them at once"
             )
+        if self.stop_at is not None and self.select not in ("best", "first"):
+            raise ValueError("stop_at leaves the controls other drafts to choose from: select best or first")
         if self.train_drafts and self.draft_ahead:
             raise ValueError(
                 "train_drafts needs drafts of the present policy, draft_ahead has the last one's"
@@ -127,7 +132,7 @@ SELECTORS: dict[str, Callable[[torch.Generator], Selector]] = {
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or a gradient was NaN or infinite; the weights are those before the update.
+    """A loss or a gradient was NaN or infinite; the weights are those before that optimizer step.
 
     `batch` holds what the update was computed from, as tensors and plain values.
     """
@@ -158,15 +163,10 @@ def problems_of_step(problems: Sequence[Problem], step: int, config: TrainConfig
     return picked
 
 
+@lru_cache(maxsize=8)
 def _epoch_order(count: int, seed: int, epoch: int) -> list[int]:
-    if (count, seed, epoch) not in _ORDERS:
-        _ORDERS.clear()
-        generator = torch.Generator().manual_seed(derived_seed(seed, f"epoch {epoch}"))
-        _ORDERS[count, seed, epoch] = torch.randperm(count, generator=generator).tolist()
-    return _ORDERS[count, seed, epoch]
-
-
-_ORDERS: dict[tuple[int, int, int], list[int]] = {}
+    generator = torch.Generator().manual_seed(derived_seed(seed, f"epoch {epoch}"))
+    return torch.randperm(count, generator=generator).tolist()
 
 
 def derived_seed(seed: int, purpose: str) -> int:
@@ -245,7 +245,9 @@ def train_step(
     pass, and a ratio of exactly 1 there, whatever the sampler's own rounding. `temperature` is the
     sampler's. `reference` is needed exactly when `objective.beta` > 0.
 
-    Raises NonFiniteError, before the weights change, where loss or gradient is NaN or infinite.
+    Loss and gradient norm are those of the last inner epoch, ratios and clip share means over all of them.
+
+    Raises NonFiniteError, before that optimizer step, where loss or gradient is NaN or infinite.
     """
     start = perf_counter()
     stages = [rollout.refinements]
@@ -319,7 +321,8 @@ def _mean_stats(seen: Sequence[tuple[int, LossStats]]) -> dict[str, float]:
 def _interrupt_sets(stop: threading.Event) -> Iterator[None]:
     """Within: the first Ctrl-C asks the loop to stop after its step, a second one interrupts at once.
 
-    Elsewhere than in the main thread signals cannot be caught; there `stop` itself is the way.
+    That holds also while the caller works on a row, or the interrupt would leave that work half done. Signals
+    can be caught in the main thread alone; elsewhere `stop` itself is the way.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -335,7 +338,8 @@ def _interrupt_sets(stop: threading.Event) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, previous)
 
 
 class _Run:
@@ -343,12 +347,12 @@ class _Run:
 
     def __init__(
         self, policy: Policy, problems: Sequence[Problem], reward: Reward | RewardFunction,
-        sampler: Sampler, config: TrainConfig,
+        sampler: Sampler, config: TrainConfig, full_reward: float,
     ) -> None:  # fmt: skip
         if not problems:
             raise ValueError("problems: at least one is needed")
         self.policy, self.problems, self.reward = policy, problems, reward
-        self.sampler, self.config = sampler, config
+        self.sampler, self.config, self.full_reward = sampler, config, full_reward
         self.step = 0
         self.tokens_sampled = self.tokens_trained = 0
         self.seconds = self.cpu_seconds = 0.0
@@ -390,7 +394,7 @@ class _Run:
             self.sampler,
             self.reward,
             problems,
-            problems_of_step(self.problems, step + 1, config),
+            problems_of_step(self.problems, step + 1, config) if step < config.steps else [],
             drafts=drafts,
             num_refinements=config.num_refinements,
             **options,
@@ -419,7 +423,7 @@ class _Run:
             bfloat16=config.bfloat16,
         )
         num_drafts = config.num_drafts or config.num_refinements // 2
-        row = rollout_metrics(rollout, num_drafts=num_drafts)
+        row = rollout_metrics(rollout, num_drafts=num_drafts, full_reward=self.full_reward)
         drafted = row.get("stage1/tokens", 0.0)
         self.tokens_sampled += int(row["tokens"] + drafted)
         self.tokens_trained += int(row["tokens"] + (drafted if config.train_drafts else 0))
@@ -436,8 +440,24 @@ class _Run:
             "seconds/step": perf_counter() - start,
             "seconds/total": self.seconds,
             "seconds/cpu_total": self.cpu_seconds,
-            "memory/peak_mb": peak_memory_mb(),
+            "memory/peak_mb": peak_memory_mb(self.policy.model.device),
         }, rollout
+
+    def identity(self) -> Row:
+        """What makes this run this run: a checkpoint of anything else is refused."""
+        problems = "\n".join(f"{p.id}\t{p.question}\t{p.answer}" for p in self.problems)
+        return {
+            **self.config.to_row(),
+            "policy": self.policy.name,
+            "prompt_format": dataclasses.asdict(self.policy.prompt_format),
+            "sampling": dataclasses.asdict(self.sampler.settings),
+            "reward": getattr(self.reward, "__name__", type(self.reward).__name__),
+            "full_reward": self.full_reward,
+            "problems": {
+                "count": len(self.problems),
+                "sha256": hashlib.sha256(problems.encode()).hexdigest(),
+            },
+        }
 
     def state(self) -> Row:
         """Everything the next step depends on."""
@@ -445,7 +465,7 @@ class _Run:
             "step": self.step,
             "tokens": [self.tokens_sampled, self.tokens_trained],
             "seconds": [self.seconds, self.cpu_seconds],
-            "config": self.config.to_row(),
+            "identity": self.identity(),
             "model": self.policy.model.state_dict(),
             "reference": None if self.reference is None else self.reference.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -457,10 +477,10 @@ class _Run:
 
     def restore(self, state: Row, path: Path) -> None:
         """Go on from `state`. Raises CheckpointError where it is of other settings or of another model."""
-        mine, theirs = self.config.to_row(), state["config"]
+        mine, theirs = self.identity(), state.get("identity", {})
         differing = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
         if differing:
-            raise CheckpointError(f"{path}: of a run with other settings: {', '.join(differing)} differ")
+            raise CheckpointError(f"{path}: of another run: {', '.join(differing)} differ")
         try:
             self.policy.model.load_state_dict(state["model"])
         except RuntimeError as error:
@@ -488,10 +508,10 @@ def _stage_from_tree(tree: Row) -> Stage:
     return Stage(**{**tree, "samples": Samples(**tree["samples"]), "scores": Scores(**tree["scores"])})
 
 
-def peak_memory_mb() -> float:
-    """Peak memory in MB (10^6 bytes): allocated on the GPU where there is one, else of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e6
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory in MB (10^6 bytes): allocated on `device` if it is a GPU, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
     unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
@@ -520,6 +540,7 @@ def train(
     sampler: Sampler,
     config: TrainConfig,
     *,
+    full_reward: float = 1.0,
     folder: Path | None = None,
     checkpoint_every: int = 0,
     samples_every: int = 0,
@@ -527,18 +548,20 @@ def train(
     stop: threading.Event | None = None,
     progress: bool = True,
 ) -> Iterator[Row]:
-    """Train and yield each step's metric row, as recorded.
+    """Train and yield each step's metric row, as recorded. From `full_reward` on a completion counts as right
+    in the metrics: 1 for accuracy, 2 for accuracy + format (Table S.2).
 
     With a `folder` the run is recorded there (see `runlog`), with a checkpoint every `checkpoint_every`
     steps (0: only on stopping) and `samples_every` steps some completions in full. `resume=True` goes on
     from the folder's checkpoint, or starts where there is none yet: rows and weights are then those of the
     uninterrupted run, bit for bit, on the same machine, software and number of threads. Ctrl-C, or setting
-    `stop` from another thread, ends the run after the current step with a checkpoint.
+    `stop` from another thread, ends the run after the current step, and the caller's work on it, with a
+    checkpoint. Closing the iterator saves one too, whatever the caller had still to do.
 
     Raises CheckpointError for a damaged checkpoint or one of another run, FileExistsError where the folder
     holds a run that is not resumed, NonFiniteError with the batch saved in the folder.
     """
-    run = _Run(policy, problems, reward, sampler, config)
+    run = _Run(policy, problems, reward, sampler, config, full_reward)
     stop = threading.Event() if stop is None else stop
     path = None if folder is None else folder / "checkpoint.safetensors"
     log, saved_at = None, 0
@@ -548,23 +571,24 @@ def train(
             run.restore(load_checkpoint(path), path)
             saved_at = run.step
         device = str(next(policy.model.parameters()).device)
-        description = {"policy": policy.name, **config.to_row(), **environment(device)}
+        description = {**run.identity(), **environment(device)}
         log = RunLog(folder, description, resume_at=run.step if resuming else None)
     bar = tqdm(total=config.steps, initial=run.step, disable=not progress, unit="step")
     try:
-        while run.step < config.steps and not stop.is_set():
-            with _interrupt_sets(stop):
+        with _interrupt_sets(stop):
+            while run.step < config.steps and not stop.is_set():
                 row = _recorded_step(run, log, samples_every)
-            bar.update()
-            bar.set_postfix(reward=f"{row['reward']:.3f}", entropy=f"{row['entropy']:.3f}")
-            yield row
-            # After the caller's own work on this step, so that no checkpoint is ahead of it.
-            if path is not None and checkpoint_every and run.step % checkpoint_every == 0:
-                save_checkpoint(path, run.state())
-                saved_at = run.step
+                bar.update()
+                bar.set_postfix(reward=f"{row['reward']:.3f}", entropy=f"{row['entropy']:.3f}")
+                yield row
+                # After the caller's own work on this step, so that no periodic checkpoint is ahead of it.
+                if path is not None and checkpoint_every and run.step % checkpoint_every == 0:
+                    save_checkpoint(path, run.state())
+                    saved_at = run.step
     finally:
         bar.close()
-        if path is not None and saved_at < run.step and run.between_steps:
+        can_save = run.between_steps and not sys.is_finalizing()
+        if path is not None and saved_at < run.step and can_save:
             save_checkpoint(path, run.state())
 
 

@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 import subprocess
@@ -98,7 +99,8 @@ def test_a_whole_comparison_from_runs_to_table_and_figure(small, tmp_path, capsy
     """In this process, so that the small preset holds; the processes are started in the next test."""
     for (method, seed), name in record_folders(small).items():
         experiments.run_one(small, method, seed, tmp_path)
-        assert is_complete(tmp_path / name)
+        assert is_complete(small, method, seed, tmp_path)
+        assert (tmp_path / name / "checkpoint.safetensors").exists()
     experiments.run_base(small, tmp_path)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*.jsonl")}
     assert main(["compare", "--preset", "demo", "--out", str(tmp_path)]) == 0  # nothing left to run
@@ -120,7 +122,35 @@ def test_a_whole_comparison_from_runs_to_table_and_figure(small, tmp_path, capsy
     )
 
 
-def test_a_killed_comparison_goes_on_and_a_failed_run_is_named(tmp_path):
+def test_an_evaluation_that_was_interrupted_is_made_up_for(small, tmp_path, monkeypatch):
+    """Ctrl-C while the last step is evaluated: the checkpoint is at that step, its evaluation is missing."""
+    real = experiments._final_rows
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiments, "_final_rows", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        experiments.run_one(small, "GRPO-8", 0, tmp_path)
+    gc.collect()  # the iterator is closed with its last reference
+    assert not is_complete(small, "GRPO-8", 0, tmp_path)
+    monkeypatch.setattr(experiments, "_final_rows", real)
+    experiments.run_one(small, "GRPO-8", 0, tmp_path)
+    experiments.run_one(small, "GRPO-8", 0, tmp_path / "whole")
+    again, whole = (
+        list(read_rows(folder / "grpo-8/seed-0/evaluations.jsonl"))
+        for folder in (tmp_path, tmp_path / "whole")
+    )
+    assert again == whole
+
+
+def test_a_finished_run_of_other_settings_is_not_taken_for_this_one(small, tmp_path):
+    experiments.run_one(small, "GRPO-8", 0, tmp_path)
+    with pytest.raises(ValueError, match="another steps"):
+        is_complete(replace(small, steps=4), "GRPO-8", 0, tmp_path)
+
+
+def test_a_comparison_killed_with_its_children_keeps_whole_rows_and_a_failed_run_is_named(tmp_path):
     """`compare` as a process: killed with its children in the middle, then one run made to fail."""
     code = (
         "import sys; from dataclasses import replace; from pathlib import Path\n"
@@ -141,7 +171,7 @@ def test_a_killed_comparison_goes_on_and_a_failed_run_is_named(tmp_path):
     process.wait()
     rows = list(read_rows(metrics))
     assert [r["step"] for r in rows] == list(range(1, len(rows) + 1))
-    assert not is_complete(metrics.parent)
+    assert not is_complete(EXPERIMENTS["demo"], "GRPO-8", 0, tmp_path)
 
     (tmp_path / "grpo-8/seed-0/checkpoint.safetensors").write_bytes(b"not a checkpoint")
     with pytest.raises(RuntimeError, match=r"GRPO-8, seed 0 \(see .*log\.txt\)"):

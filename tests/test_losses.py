@@ -150,7 +150,7 @@ def test_padding_is_never_read(objective):
 def test_no_gradient_reaches_advantages_old_or_reference():
     log_probs, old, ref, advantages, mask = ragged_batch(0)
     others = [x.requires_grad_() for x in (old, ref, advantages)]
-    loss, _ = GRPO(beta=0.1).loss(log_probs, old.detach(), advantages, mask, ref_log_probs=ref.detach())
+    loss, _ = GRPO(beta=0.1).loss(log_probs, old, advantages, mask, ref_log_probs=ref)
     loss.backward()
     assert all(x.grad is None for x in others)
     assert log_probs.grad is not None
@@ -223,6 +223,22 @@ def test_beta_and_a_reference_come_together():
         GRPO(beta=0.1).loss(log_probs, old, A, mask)
     with pytest.raises(ValueError, match="ref_log_probs"):
         GRPO().loss(log_probs, old, A, mask, ref_log_probs=ref)
+
+
+def test_an_empty_mask_is_named():
+    log_probs, old, _, A, mask = ragged_batch(0)
+    with pytest.raises(ValueError, match="mask"):
+        GRPO().loss(log_probs, old, A, mask & False)
+
+
+def test_cispo_caps_the_weight_and_keeps_the_gradient():
+    """Ratio 8 and A = 1: the weight is 5, and so is the gradient; PPO's clip would have left 0."""
+    log_probs = torch.tensor([[8.0]]).log().requires_grad_()
+    mask = torch.ones(1, 1, dtype=torch.bool)
+    loss, stats = CISPO().loss(log_probs, torch.zeros(1, 1), torch.tensor([1.0]), mask)
+    assert torch.autograd.grad(loss, log_probs)[0].item() == pytest.approx(-5.0)
+    assert loss.item() == pytest.approx(-5 * 2.0794415)
+    assert stats.clip_share == 1.0
 
 
 def test_stats_by_hand():

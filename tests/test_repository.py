@@ -133,7 +133,8 @@ FLOORS = [
     ["training", "analysis.evaluate", "analysis.compare"],
     # experiments, pictures, the command line
     ["experiments", "viz.plots"],
-    ["viz.runs", "viz.live", "viz.gallery"],
+    ["viz.runs"],
+    ["viz.live", "viz.gallery"],
     ["cli"],
 ]
 PURE = {

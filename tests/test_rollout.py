@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from igrpo_kit.advantages import group_advantages
 from igrpo_kit.metrics import fill_unscored, rollout_metrics
 from igrpo_kit.problems import Problem
 from igrpo_kit.prompts import PromptFormat
@@ -60,7 +61,7 @@ def test_metrics_by_hand():
         "stage1/dead_groups": 0.5,  # b's drafts agree
         "best_draft_reward": 0.5,
         "best_draft_predicted_from_mean_p": 1 - (2 / 3) ** 3,
-        "best_draft_predicted_per_prompt": 0.5,
+        "best_draft_right": 0.5,
         "copy_rate": 0.75,  # "2", "2" and "4"; not "5"
         "copy_rate_of_right": 1.0,
         "right_to_wrong": 0.0,
@@ -72,6 +73,9 @@ def test_metrics_by_hand():
         "unscored": 0.0,
     }
     assert {k: row[k] for k in expected} == pytest.approx(expected)
+    assert "best_draft_predicted_per_prompt" not in row  # of 3 drafts it would be the measurement itself
+    # of the first draft alone, from three: (2/3 + 0) / 2
+    assert rollout_metrics(rollout, num_drafts=1)["best_draft_predicted_per_prompt"] == pytest.approx(1 / 3)
 
 
 def test_no_drafts_is_grpo():
@@ -143,7 +147,8 @@ def test_early_stop_changes_cost_not_the_best_drafts_reward():
     assert row["best_draft_reward"] == 0.5
     assert row["stage1/tokens"] == 10.0
     assert row["stage1/unscored"] == 0.0  # not drawn is not unscored
-    assert "best_draft_predicted_per_prompt" not in row
+    assert "best_draft_predicted_from_mean_p" not in row
+    assert math.isnan(row["stage1/dead_groups"])
 
 
 @pytest.mark.parametrize(("num_refinements", "calls"), [(3, 2), (2, 3)])
@@ -189,6 +194,26 @@ def test_bad_counts_are_named(num_drafts, num_refinements):
 def test_an_unscored_completion_is_neither_rewarded_nor_punished():
     rewards = torch.tensor([[1.0, math.nan, 0.0], [math.nan, math.nan, math.nan]])
     assert fill_unscored(rewards).tolist() == [[1.0, 0.5, 0.0], [0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("value", [0.9, 0.3, 0.7])
+@pytest.mark.parametrize("scored", range(1, 8))
+def test_an_unscored_completion_does_not_revive_a_dead_group(value, scored):
+    filled = fill_unscored(torch.tensor([[value] * scored + [math.nan] * (8 - scored)]))
+    assert (group_advantages(filled) == 0).all()
+
+
+def test_a_problem_without_a_scored_draft_is_asked_without_one():
+    def blind(problems, completions):
+        return [
+            math.nan if p.id == "a" else float(c == p.answer)
+            for p, c in zip(problems, completions, strict=True)
+        ]
+
+    sampler = RecordingSampler(["2", "2", "4", "5", "2", "5"])
+    rollout = igrpo_rollout(sampler, blind, PROBLEMS, num_drafts=2, num_refinements=1, prompt_format=FORMAT)
+    assert sampler.asked[1][0] == ["1+1?", "2+3? [5]"]
+    assert rollout.draft_text(0) is None
 
 
 def test_a_draft_that_could_not_be_scored_is_not_selected_and_is_counted():

@@ -7,7 +7,15 @@ import time
 
 import pytest
 
-from igrpo_kit.runlog import RunLog, append_row, keep_rows, read_rows, read_run, write_atomically
+from igrpo_kit.runlog import (
+    RunLog,
+    append_row,
+    keep_rows,
+    pack_run,
+    read_rows,
+    read_run,
+    write_atomically,
+)
 
 
 def test_rows_come_back_in_order(tmp_path):
@@ -57,6 +65,14 @@ def test_keeping_rows_up_to_a_step_repairs_the_file(tmp_path):
     keep_rows(path, 2)
     append_row(path, {"step": 3, "again": True})
     assert list(read_rows(path)) == [{"step": 1}, {"step": 2}, {"step": 3, "again": True}]
+
+
+def test_what_utf8_cannot_hold_survives_trimming_and_packing(tmp_path):
+    RunLog(tmp_path / "run", {}).samples([{"step": 1, "text": "a\ud800b"}, {"step": 2, "text": "c"}])
+    keep_rows(tmp_path / "run" / "samples.jsonl", 1)
+    (tmp_path / "run" / "metrics.jsonl").write_bytes(b"")
+    pack_run(tmp_path / "run", tmp_path / "packed")
+    assert list(read_rows(tmp_path / "packed" / "samples.jsonl")) == [{"step": 1, "text": "a\ud800b"}]
 
 
 def test_a_run_is_never_overwritten(tmp_path):

@@ -189,8 +189,11 @@ def test_every_epoch_holds_every_problem_once():
     [
         ({"steps": 0}, "steps"),
         ({"num_drafts": -1}, "num_drafts"),
+        ({"num_refinements": 1}, "num_refinements"),
+        ({"num_drafts": 1, "train_drafts": True}, "num_drafts"),
+        ({"stop_at": 1.0, "select": "random"}, "stop_at"),
         ({"select": "luckiest"}, "select"),
-        ({"num_drafts": 0, "train_drafts": True}, "train_drafts"),
+        ({"num_drafts": 0, "draft_ahead": True}, "draft_ahead"),
         ({"train_drafts": True, "stop_at": 1.0}, "stop_at"),
         ({"train_drafts": True, "draft_ahead": True}, "draft_ahead"),
     ],
@@ -261,6 +264,19 @@ def test_stop_and_resume_equals_the_uninterrupted_run(tiny_policy, tmp_path, var
     )
     for name, value in weights(whole).items():
         assert resumed.model.state_dict()[name].equal(value), name
+
+
+def test_what_counts_as_right_is_the_callers(policy):
+    """Accuracy + format: a wrong, well-formed answer earns 1 of 2 and is not right."""
+
+    def both(problems, texts):
+        return [v + 1.0 for v in AccuracyReward().score(problems, texts).values]
+
+    (row,) = train(
+        policy, PROBLEMS, both, sampler_of(policy), replace(SMALL, steps=1), full_reward=2.0, progress=False
+    )
+    assert row["right"] == pytest.approx(row["reward"] - 1.0)
+    assert 0 < row["stage1/right"] < 1
 
 
 def test_drafting_ahead_uses_the_policy_before_the_update(tiny_policy):
@@ -353,13 +369,22 @@ def test_kill_9_at_any_moment_then_resume_equals_the_uninterrupted_run(tmp_path)
 
 def test_ctrl_c_finishes_the_step_checkpoints_and_exits_cleanly(tmp_path):
     process = start_runner(tmp_path, every=100)
-    wait_for(process, "3")
+    wait_for(process, "3")  # printed by the caller's own code, between two steps
     process.send_signal(signal.SIGINT)
-    out = process.communicate(timeout=100)[0].split()
+    process.communicate(timeout=100)
     state = load_checkpoint(tmp_path / "checkpoint.safetensors")
     rows = list(read_rows(tmp_path / "metrics.jsonl"))
     assert state["step"] == rows[-1]["step"] < 12
-    assert process.returncode == 0 or not out  # 130-like only if the signal fell between two steps
+    assert process.returncode == 0
+
+
+def test_the_interrupt_handler_is_put_back(policy):
+    before = signal.getsignal(signal.SIGINT)
+    rows = train(policy, PROBLEMS, AccuracyReward(), sampler_of(policy), SMALL, progress=False)
+    next(rows)
+    assert signal.getsignal(signal.SIGINT) is not before
+    rows.close()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_nan_stops_before_the_weights_change_and_saves_the_batch(policy, tmp_path):
@@ -384,8 +409,15 @@ def test_nan_stops_before_the_weights_change_and_saves_the_batch(policy, tmp_pat
 
 def test_a_checkpoint_of_another_run_is_refused(policy, tmp_path):
     run(policy, SMALL, folder=tmp_path, checkpoint_every=2)
-    with pytest.raises(CheckpointError, match="learning_rate, seed differ"):
+    with pytest.raises(CheckpointError, match="of another run: learning_rate, seed differ"):
         run(policy, replace(SMALL, learning_rate=1.0, seed=9), folder=tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match=r"full_reward, problems, reward, sampling differ"):
+        other = train(
+            policy, PROBLEMS[:3], lambda problems, texts: [0.0] * len(texts),
+            sampler_of(policy, temperature=0.5), SMALL, full_reward=2.0, folder=tmp_path, resume=True,
+            progress=False,
+        )  # fmt: skip
+        next(other)
     with pytest.raises(FileExistsError, match="holds a run already"):
         run(policy, SMALL, folder=tmp_path)
     content = bytearray((tmp_path / "checkpoint.safetensors").read_bytes())

@@ -83,7 +83,7 @@ def test_loss_and_gradient_equal_trl(case):
     objective, settings = CASES[case]
     seen = set()
     for seed in range(20):
-        log_probs, old, ref, advantages, mask = ragged_batch(seed)
+        log_probs, old, ref, advantages, mask = ragged_batch(seed, spread=1.0)  # ratios beyond every clip
         ours, _ = objective.loss(
             log_probs, old, advantages, mask, ref_log_probs=ref if objective.beta else None
         )
