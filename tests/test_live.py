@@ -50,11 +50,10 @@ def test_each_number_goes_to_its_line():
 
 def test_grpo_has_no_refinements_and_copies_nothing():
     dashboard = LiveDashboard(1)
-    dashboard.start("GRPO", iter([grpo_row(1)]))
+    dashboard.start("GRPO", iter([grpo_row(1, best_draft_reward=1.0, copy_rate=None)]))
     dashboard.wait()
-    on_q, best, refined, entropy, _, copied = (y for _, y in lines(dashboard))
-    assert (on_q, entropy) == ([0.25], [0.5])
-    assert np.isnan([*best, *refined, *copied]).all()
+    assert [y for _, y in lines(dashboard)] == [[0.25], [1.0], [0.5], [0.125]]
+    assert [trace.yaxis for trace in dashboard.figure().data] == ["y", "y", "y2", "y3"]
 
 
 def test_a_second_run_is_drawn_beside_the_first():
@@ -63,8 +62,13 @@ def test_a_second_run_is_drawn_beside_the_first():
         dashboard.start(name, [row])
         assert dashboard.wait() == [row]
     assert list(dashboard.rows) == ["iGRPO", "GRPO"]
+    assert [trace.name for trace in dashboard.figure().data if trace.showlegend] == [
+        "iGRPO: one answer to q",
+        "iGRPO: best draft",
+        "iGRPO: refinement",
+        "GRPO: one answer to q",
+    ]
     first, second = dashboard.figure().data[0], dashboard.figure().data[6]
-    assert (first.name, second.name) == ("iGRPO: one answer to q", "GRPO: one answer to q")
     assert (first.line.color, second.line.color) == ("#0072B2", "#D55E00")
     assert (first.y.tolist(), second.y.tolist()) == ([0.5], [0.25])
 
@@ -130,7 +134,7 @@ def test_the_numbers_in_words():
 
     dashboard.start("iGRPO", every_two_seconds())
     dashboard.wait()
-    numbers = "one answer to q 0.500 · best draft 0.875 · 2.00 s a step"
+    numbers = "one answer to q 0.500 · best draft 0.875 · refinement 0.250 · 2.00 s a step"
     assert texts == [
         f"iGRPO · step 1 of 4 · {numbers} · 6 s left",
         f"iGRPO · step 2 of 4 · {numbers} · 4 s left",
@@ -196,7 +200,7 @@ def test_one_run_at_a_time_under_a_name_of_its_own():
     dashboard.wait()
     with pytest.raises(ValueError, match="name: there is a run 'long' already"):
         dashboard.start("long", [])
-    assert len(dashboard.figure().data) == 6  # the refused ones left nothing behind
+    assert list(dashboard.rows) == ["long"]  # the refused ones left nothing behind
     dashboard.start("empty", [])
     assert dashboard.wait() == [] and dashboard.status.value == "empty · finished"
 

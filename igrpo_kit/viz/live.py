@@ -49,7 +49,7 @@ _PANELS = ("reward", "entropy on q, nats", "dead groups", "copy rate")
 _LINES = (
     _Line(0, "one answer to q", "solid", _given_q("reward")),
     _Line(0, "best draft", "dot", lambda row: row.get("best_draft_reward")),
-    _Line(0, "refinement of it", "dash", lambda row: row["reward"] if "stage1/reward" in row else None),
+    _Line(0, "refinement", "dash", lambda row: row["reward"] if "stage1/reward" in row else None),
     _Line(1, "", "solid", _given_q("entropy")),
     _Line(2, "", "solid", lambda row: row["dead_groups"]),
     _Line(3, "", "solid", lambda row: row.get("copy_rate")),
@@ -62,11 +62,11 @@ def thin(values: Sequence[float], most: int) -> Float[np.ndarray, " n"]:
     return np.asarray(values, dtype=float)[keep]
 
 
-class _RunningMean:
+class _Curve:
     """A line's points so far: the mean over the last SMOOTH rows, of those that have the number."""
 
-    def __init__(self, line: _Line) -> None:
-        self.line = line
+    def __init__(self, line: _Line, trace: go.Scatter) -> None:
+        self.line, self.trace = line, trace
         self.recent: deque[float] = deque(maxlen=SMOOTH)
         self.points: list[float] = []
 
@@ -124,28 +124,12 @@ class LiveDashboard(widgets.VBox):
             raise RuntimeError(f"{list(self.rows)[-1]!r} is still running: wait() for it, or stop() it")
         if name in self.rows:
             raise ValueError(f"name: there is a run {name!r} already")
-        color = COLORS[len(self.rows) % len(COLORS)]
         self.rows[name] = []
-        first = len(self.chart.data)
-        self.chart.add_traces(
-            [
-                go.Scatter(
-                    mode="lines",
-                    line={"color": color, "dash": line.dash},
-                    name=f"{name}: {line.label}",
-                    legendgroup=name,
-                    showlegend=line.panel == 0,
-                )
-                for line in _LINES
-            ],
-            rows=[line.panel // 2 + 1 for line in _LINES],
-            cols=[line.panel % 2 + 1 for line in _LINES],
-        )
         self._error = None
         self._stop.clear()
         self._over.clear()
         self.stop_button.disabled = False
-        threading.Thread(target=self._follow, args=(name, rows, first), daemon=True).start()
+        threading.Thread(target=self._follow, args=(name, rows), daemon=True).start()
 
     def stop(self) -> None:
         """End the run after its current step."""
@@ -172,19 +156,20 @@ class LiveDashboard(widgets.VBox):
         """A plain figure of what the dashboard shows now."""
         return go.Figure(self.chart)
 
-    def _follow(self, name: str, rows: Iterable[Row], first: int) -> None:
+    def _follow(self, name: str, rows: Iterable[Row]) -> None:
         """The thread: take row after row, draw now and then and at the end."""
-        means = [_RunningMean(line) for line in _LINES]
+        curves: list[_Curve] = []
         started, drawn = self._clock(), -math.inf
         outcome = "finished"
         try:
             for row in rows:
-                for mean in means:
-                    mean.append(row)
+                curves = curves or self._add_curves(name, row)
+                for curve in curves:
+                    curve.append(row)
                 self.rows[name].append(row)
                 if (now := self._clock()) - drawn >= 1 / HZ:
                     drawn = now
-                    self._draw(name, means, first, started, "")
+                    self._draw(name, curves, started, "")
                 if self._stop.is_set():
                     outcome = "stopped"
                     break
@@ -194,24 +179,44 @@ class LiveDashboard(widgets.VBox):
             self._error, outcome = error, f"{type(error).__name__}: {error}"
         try:
             self.stop_button.disabled = True
-            self._draw(name, means, first, started, outcome)
+            self._draw(name, curves, started, outcome)
         finally:
             self._over.set()
 
-    def _draw(
-        self, name: str, means: Sequence[_RunningMean], first: int, started: float, outcome: str
-    ) -> None:
+    def _add_curves(self, name: str, row: Row) -> list[_Curve]:
+        """One empty trace for each line that such a run has; GRPO has no refinements and copies nothing."""
+        color = COLORS[(len(self.rows) - 1) % len(COLORS)]
+        lines = [line for line in _LINES if line.value(row) is not None]
+        self.chart.add_traces(
+            [
+                go.Scatter(
+                    mode="lines",
+                    line={"color": color, "dash": line.dash},
+                    name=f"{name}: {line.label}",
+                    legendgroup=name,
+                    showlegend=line.panel == 0,
+                )
+                for line in lines
+            ],
+            rows=[line.panel // 2 + 1 for line in lines],
+            cols=[line.panel % 2 + 1 for line in lines],
+        )
+        return [
+            _Curve(line, trace) for line, trace in zip(lines, self.chart.data[-len(lines) :], strict=True)
+        ]
+
+    def _draw(self, name: str, curves: Sequence[_Curve], started: float, outcome: str) -> None:
         rows = self.rows[name]
-        steps = thin([row["step"] for row in rows], POINTS)
-        with self.chart.batch_update():
-            for trace, mean in zip(self.chart.data[first:], means, strict=True):
-                trace.x, trace.y = steps, thin(mean.points, POINTS)
         parts = [name]
         if rows:
             done, elapsed = rows[-1]["step"], self._clock() - started
             pace = elapsed / len(rows)
             time_left = f"{elapsed:.0f} s" if outcome else f"{pace * (self._steps - done):.0f} s left"
             parts += [f"step {done} of {self._steps}"]
-            parts += [f"{m.line.label} {m.points[-1]:.3f}" for m in means[:2]]
+            parts += [f"{c.line.label} {c.points[-1]:.3f}" for c in curves if c.line.panel == 0]
             parts += [f"{pace:.2f} s a step", time_left]
         self.status.value = " · ".join([*parts, outcome] if outcome else parts)
+        steps = thin([row["step"] for row in rows], POINTS)
+        with self.chart.batch_update():
+            for curve in curves:
+                curve.trace.x, curve.trace.y = steps, thin(curve.points, POINTS)
