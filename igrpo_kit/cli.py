@@ -184,7 +184,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         args.run(args)
     except ModuleNotFoundError as error:
-        hint = f"{error.name} is not installed: pip install 'igrpo-kit[figures]'"
+        package = (error.name or "").split(".")[0]
+        extra = "train" if package in ("transformers", "tokenizers", "safetensors", "gguf") else "figures"
+        hint = f"{error.name} is not installed: pip install 'igrpo-kit[{extra}]'"
         print(f"igrpo {args.command}: {hint}", file=sys.stderr)
         return 1
     except (OSError, RuntimeError, ValueError, LookupError) as error:

@@ -35,6 +35,9 @@ DRAFT_AFTER = PromptFormat(system=None, refinement="{question}<d>{draft}</d>")
 """The paper's order, Concat(q, draft) (Eq. 3), without its words."""
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+PLAIN_TEMPLATE = "{{ bos_token or '' }}{% for m in messages %}{{ m.content }}\n\n{% endfor %}"
+"""How a base model is asked: the messages' texts, a blank line after each."""
+
 _FORMAT_FILE = "prompt_format.json"
 _SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>", "<d>", "</d>", "<a>"]
 _CHARACTERS = "0123456789+-*=,:;|() "
@@ -110,10 +113,11 @@ def load_policy(
 
     Weights are float32 unless `dtype` says otherwise (transformers would take the file's own, and AdamW
     loses small updates in bfloat16), on `device`, by default the GPU where there is one. What has no prompt
-    format of its own is asked in the paper's.
+    format of its own is asked in the paper's; a base model, whose tokenizer has no chat template, in plain
+    text (`PLAIN_TEMPLATE`).
 
     Raises FileNotFoundError naming the offline choices where nothing is found, ValueError where a directory
-    holds no safetensors, a GGUF file cannot be read, or a tokenizer has no chat template.
+    holds no safetensors or a GGUF file cannot be read.
     """
     name, dtype = str(name_or_path), dtype or torch.float32
     folder = local_policies().get(name, Path(name_or_path))
@@ -126,7 +130,7 @@ def load_policy(
     else:
         model, tokenizer = _from_hub(name, dtype)
     if tokenizer.chat_template is None:
-        raise ValueError(f"{name}: its tokenizer has no chat template")
+        tokenizer.chat_template = PLAIN_TEMPLATE
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Policy(name, model.eval(), tokenizer, _prompt_format(folder))
 

@@ -93,13 +93,15 @@ def test_pickled_weights_are_never_loaded(tmp_path: Path) -> None:
         load_policy(tmp_path)
 
 
-def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path: Path) -> None:
+def test_a_base_model_is_asked_in_plain_text(tmp_path: Path) -> None:
     plain = tokenizer()
     plain.chat_template = None
     llama().save_pretrained(tmp_path)
     plain.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="no chat template"):
-        load_policy(tmp_path)
+    policy = load_policy(tmp_path)
+    messages = [{"role": "system", "content": "1+"}, {"role": "user", "content": "2"}]
+    text = policy.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert text == f"{policy.tokenizer.bos_token or ''}1+\n\n2\n\n"
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen2.5-0.5B-Instruct", "tinny", "/no/such/folder", "a b/c/d"])

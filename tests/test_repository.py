@@ -81,6 +81,15 @@ def test_environment_yml_only_points_at_pyproject_and_constraints(project):
     assert packages == {"pip": ["-c constraints.txt", "-e .[all]"]}
 
 
+def test_the_readme_maps_every_lesson_and_its_code_runs():
+    readme = (ROOT / "README.md").read_text()
+    linked = set(re.findall(r"\(notebooks/(\w+\.ipynb)\)", readme))
+    assert linked == {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert all((ROOT / path).exists() for path in re.findall(r"\((figures/[\w.-]+)\)", readme))
+    code = "\n".join(re.findall(r"```python\n(.*?)```", readme, re.S))
+    exec(compile(code, "README.md", "exec"), {})
+
+
 def test_importing_the_package_loads_nothing_heavy():
     heavy = ["torch", "transformers", "trl", "vllm", "datasets", "numpy", "scipy", "plotly", "math_verify"]
     code = f"import sys, json, igrpo_kit; print(json.dumps([m for m in {heavy} if m in sys.modules]))"
