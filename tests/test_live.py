@@ -7,6 +7,7 @@ import threading
 import time
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 
 from igrpo_kit.analysis.compare import Record
@@ -44,6 +45,7 @@ def test_each_number_goes_to_its_line():
     on_q, best, refined, entropy, dead, copied = lines(dashboard)
     assert on_q == ([1, 2], [0.5, 0.5]) and best[1] == [0.875, 0.875] and refined[1] == [0.25, 0.25]
     assert entropy[1] == [0.75, 0.75] and dead[1] == [0.125, 0.125] and copied[1] == [0.0625, 0.0625]
+    assert type(dashboard.figure()) is go.Figure  # not a widget: a saved notebook keeps it
     axes = [trace.yaxis for trace in dashboard.figure().data]
     assert axes == ["y", "y", "y", "y2", "y3", "y4"]
 

@@ -136,8 +136,9 @@ class LiveDashboard(widgets.VBox):
         self._stop.set()
 
     def wait(self) -> list[Row]:
-        """The rows of the run, once it is over; what it raised is raised here. Interrupt means `stop`.
+        """The rows of the run, once it is over; what it raised is raised here.
 
+        A notebook delivers no clicks while a cell is busy waiting: there Interrupt (Ctrl-C) means `stop`.
         Raises RuntimeError where nothing was started.
         """
         if not self.rows:
