@@ -87,4 +87,4 @@ from .toy import simulate_best_of_n as simulate_best_of_n
 from .toy import simulate_igrpo as simulate_igrpo
 from .training import TrainConfig as TrainConfig
 from .training import train as train
-from .training import train_step as train_step
+from .update import train_step as train_step

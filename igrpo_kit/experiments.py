@@ -90,7 +90,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         ),
         Experiment(
             name="addition-cpu",
-            title="Three-digit addition with a free choice of scratchpad: the copy attractor",
+            title="Three-digit addition with a free choice of scratchpad",
             policy="tiny-addition",
             problems=addition_problems,
             methods={

@@ -1,9 +1,7 @@
-"""One optimisation step, and the loop around it (Algorithm 1): rollout, advantages, loss, AdamW, record.
+"""The training loop (Algorithm 1): rollout, update, record, step after step; checkpoint and resume.
 
-`train_step` is the whole update and knows nothing of files; `train` is an iterator of metric rows that
-records, checkpoints and resumes. Two exact savings make iGRPO's update cheap: the G refinements of a group
-share their long prompt q', which is encoded once (`scoring`), and groups whose rewards all agree have
-advantage 0, so without a KL penalty they have gradient 0 and are not computed at all.
+`train` is an iterator of metric rows. What happens in a step is `rollout` and `update`; this is what happens
+between steps.
 """
 
 import contextlib
@@ -22,7 +20,6 @@ from time import perf_counter, process_time
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from igrpo_kit import selection
@@ -33,8 +30,8 @@ from igrpo_kit.checkpoint import (
     restore_random_states,
     save_checkpoint,
 )
-from igrpo_kit.losses import GRPO, LossStats
-from igrpo_kit.metrics import fill_unscored, rollout_metrics
+from igrpo_kit.losses import GRPO
+from igrpo_kit.metrics import rollout_metrics
 from igrpo_kit.policies import Policy
 from igrpo_kit.problems import Problem
 from igrpo_kit.rewards import Reward, Scores
@@ -49,7 +46,7 @@ from igrpo_kit.rollout import (
 )
 from igrpo_kit.runlog import Row, RunLog, environment
 from igrpo_kit.samplers import Sampler, Samples
-from igrpo_kit.scoring import completion_log_probs
+from igrpo_kit.update import NonFiniteError, train_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,17 +128,6 @@ SELECTORS: dict[str, Callable[[torch.Generator], Selector]] = {
 }
 
 
-class NonFiniteError(RuntimeError):
-    """A loss or a gradient was NaN or infinite; the weights are those before that optimizer step.
-
-    `batch` holds what the update was computed from, as tensors and plain values.
-    """
-
-    def __init__(self, message: str, batch: Row) -> None:
-        super().__init__(message)
-        self.batch = batch
-
-
 def learning_rate_at(step: int, config: TrainConfig) -> float:
     """Linear warm-up over `warmup_steps`, then a cosine to `final_learning_rate` (Table S.2); steps from 1.
 
@@ -172,149 +158,6 @@ def _epoch_order(count: int, seed: int, epoch: int) -> list[int]:
 def derived_seed(seed: int, purpose: str) -> int:
     """An independent seed for one purpose of a run, so that no two streams of random numbers coincide."""
     return int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:7], "big")
-
-
-@dataclasses.dataclass
-class _Part:
-    """Some groups of a trained stage: what one forward and backward pass is computed from."""
-
-    prompt_ids: list[list[int]]
-    completion_ids: Tensor
-    mask: Tensor
-    advantages: Tensor
-    sampled_log_probs: Tensor
-    share: float
-    old_log_probs: Tensor | None = None
-    ref_log_probs: Tensor | None = None
-
-
-def _parts(stages: Sequence[Stage], objective: GRPO, micro_batches: int) -> list[_Part]:
-    """The trained stages cut into at most `micro_batches` pieces of whole groups each.
-
-    Groups of advantage 0 are left out where nothing else acts on them (beta = 0): their gradient is 0.
-    They stay in the mean, through `share`.
-    """
-    width = max(stage.samples.mask.shape[1] for stage in stages)
-    whole = torch.cat(
-        [torch.nn.functional.pad(s.samples.mask, (0, width - s.samples.mask.shape[1])) for s in stages]
-    )
-    parts = []
-    for stage in stages:
-        samples, (P, G) = stage.samples, stage.rewards.shape
-        advantages = objective.advantages(fill_unscored(stage.rewards))
-        trained = (advantages != 0).any(dim=1) if objective.beta == 0 else torch.ones(P, dtype=torch.bool)
-        groups = trained.nonzero().flatten()
-        for piece in groups.tensor_split(micro_batches):
-            if len(piece) == 0:
-                continue
-            rows = (piece[:, None] * G + torch.arange(G)).flatten().to(samples.mask.device)
-            length = int(samples.mask[rows].sum(dim=1).max())
-            mask = samples.mask[rows, :length]
-            parts.append(
-                _Part(
-                    prompt_ids=[samples.prompt_ids[i] for i in piece.tolist()],
-                    completion_ids=samples.completion_ids[rows, :length],
-                    mask=mask,
-                    advantages=advantages[piece].flatten().to(mask.device),
-                    sampled_log_probs=samples.log_probs[rows, :length],
-                    share=objective.share(mask, whole),
-                )
-            )
-    return parts
-
-
-def train_step(
-    model: Any,
-    optimizer: torch.optim.Optimizer,
-    rollout: Rollout,
-    objective: GRPO,
-    *,
-    temperature: float,
-    train_drafts: bool = False,
-    inner_epochs: int = 1,
-    micro_batches: int = 1,
-    max_grad_norm: float = 1.0,
-    reference: Any = None,
-    bfloat16: bool = False,
-) -> dict[str, float]:
-    """One policy update from a rollout (Eqs. 5, 27): `inner_epochs` optimizer steps, metrics returned.
-
-    Only the refinements' tokens are trained, conditioned on the prompt they were drawn from, q' for iGRPO
-    (with `train_drafts`, our extension, also the drafts', on q; the loss is then the mean over both). The
-    old log-probs are those of the first inner epoch, computed by the same code as the new ones: no extra
-    pass, and a ratio of exactly 1 there, whatever the sampler's own rounding. `temperature` is the
-    sampler's. `reference` is needed exactly when `objective.beta` > 0.
-
-    Loss and gradient norm are those of the last inner epoch, ratios and clip share means over all of them.
-
-    Raises NonFiniteError, before that optimizer step, where loss or gradient is NaN or infinite.
-    """
-    start = perf_counter()
-    stages = [rollout.refinements]
-    if train_drafts:
-        assert rollout.drafts is not None
-        stages.append(rollout.drafts)
-    parts = _parts(stages, objective, micro_batches)
-    autocast = torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=bfloat16)
-
-    def log_probs(scored: Any, part: _Part) -> Tensor:
-        with autocast:
-            return completion_log_probs(
-                scored, part.prompt_ids, part.completion_ids, part.mask, temperature=temperature
-            )
-
-    if reference is not None:
-        with torch.no_grad():
-            for part in parts:
-                part.ref_log_probs = log_probs(reference, part)
-    seen: list[tuple[int, LossStats]] = []
-    gaps: list[Tensor] = []
-    for epoch in range(inner_epochs):
-        _zero_gradients(model)
-        loss_value = 0.0
-        for part in parts:
-            new = log_probs(model, part)
-            loss, stats = objective.loss(
-                new, part.old_log_probs, part.advantages, part.mask, ref_log_probs=part.ref_log_probs
-            )
-            (loss * part.share).backward()
-            loss_value += loss.item() * part.share
-            if epoch == 0:
-                part.old_log_probs = new.detach()
-                gaps.append((new.detach() - part.sampled_log_probs).abs()[part.mask])
-            seen.append((int(part.mask.sum()), stats))
-        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm).item()
-        if not (math.isfinite(loss_value) and math.isfinite(grad_norm)):
-            raise NonFiniteError(f"loss {loss_value}, gradient norm {grad_norm}", _batch_row(parts))
-        optimizer.step()
-    return {
-        "loss": loss_value,
-        "grad_norm": grad_norm,
-        **_mean_stats(seen),
-        "sampler_gap": torch.cat(gaps).mean().item() if gaps else float("nan"),
-        "seconds/update": perf_counter() - start,
-    }
-
-
-def _zero_gradients(model: Any) -> None:
-    """Zero, not None: a step in which every group is dead still has a gradient, and it is 0."""
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.grad = torch.zeros_like(parameter)
-
-
-def _batch_row(parts: Sequence[_Part]) -> Row:
-    return {"parts": [{f.name: getattr(p, f.name) for f in dataclasses.fields(p)} for p in parts]}
-
-
-def _mean_stats(seen: Sequence[tuple[int, LossStats]]) -> dict[str, float]:
-    """Means over the tokens the update was computed from; NaN where every group was dead."""
-    tokens = sum(count for count, _ in seen)
-    row = {"update_tokens": float(tokens), "ratio_max": max((s.ratio_max for _, s in seen), default=math.nan)}
-    for name in ("clip_share", "ratio_mean", "kl"):
-        total = sum(getattr(stats, name) * count for count, stats in seen)
-        row[name] = total / tokens if tokens else math.nan
-    return row
 
 
 @contextlib.contextmanager
@@ -564,15 +407,8 @@ def train(
     run = _Run(policy, problems, reward, sampler, config, full_reward)
     stop = threading.Event() if stop is None else stop
     path = None if folder is None else folder / "checkpoint.safetensors"
-    log, saved_at = None, 0
-    if path is not None and folder is not None:
-        resuming = resume and (folder / "config.json").exists()
-        if resuming and path.exists():
-            run.restore(load_checkpoint(path), path)
-            saved_at = run.step
-        device = str(next(policy.model.parameters()).device)
-        description = {**run.identity(), **environment(device)}
-        log = RunLog(folder, description, resume_at=run.step if resuming else None)
+    log = None if folder is None else _open_record(run, folder, resume)
+    saved_at = run.step
     bar = tqdm(total=config.steps, initial=run.step, disable=not progress, unit="step")
     try:
         with _interrupt_sets(stop):
@@ -590,6 +426,16 @@ def train(
         can_save = run.between_steps and not sys.is_finalizing()
         if path is not None and saved_at < run.step and can_save:
             save_checkpoint(path, run.state())
+
+
+def _open_record(run: _Run, folder: Path, resume: bool) -> RunLog:
+    """The run's record, after going on from its checkpoint where there is one to resume."""
+    path = folder / "checkpoint.safetensors"
+    resuming = resume and (folder / "config.json").exists()
+    if resuming and path.exists():
+        run.restore(load_checkpoint(path), path)
+    description = {**run.identity(), **environment(str(run.policy.model.device))}
+    return RunLog(folder, description, resume_at=run.step if resuming else None)
 
 
 def _recorded_step(run: _Run, log: RunLog | None, samples_every: int) -> Row:

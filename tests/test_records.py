@@ -3,6 +3,7 @@
 import json
 import statistics
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -31,6 +32,29 @@ def test_the_readme_quotes_the_records(name):
     for summary in summaries:
         for sentence in verdicts(summary, experiment.baseline, [experiment.score]):
             assert sentence in readme
+
+
+def addition_in_words():
+    """The sentence the README explains the addition experiment with, its numbers from the records."""
+    _, records, _, _ = summaries_of("addition-cpu")
+    runs = [r for r in records if r.method == "iGRPO 4+4"]
+
+    def change(name, digits):
+        start, end = (
+            fmean(at(name) for at in ats) for ats in ([r.at_start for r in runs], [r.at_end for r in runs])
+        )
+        return f"from {start:.{digits}f} to {end:.{digits}f}"
+
+    return (
+        f"the share of right drafts goes {change('stage1/right', 2)} in training, that of right refinements "
+        f"{change('right', 2)}; exact copies of the draft go {change('copy_rate', 2)}, and answers "
+        f"{change('length', 1)} tokens: the scratchpad is given up."
+    )
+
+
+def test_the_readme_explains_with_numbers_of_the_records():
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert addition_in_words() in readme
 
 
 @pytest.mark.parametrize("name", COMMITTED)

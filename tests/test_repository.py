@@ -139,7 +139,8 @@ FLOORS = [
     # one step, and the loop
     ["judge", "rollout"],
     ["metrics"],
-    ["training", "analysis.evaluate", "analysis.compare"],
+    ["update", "analysis.evaluate", "analysis.compare"],
+    ["training"],
     # experiments, pictures, the command line
     ["experiments", "viz.plots"],
     ["viz.runs"],

@@ -17,7 +17,6 @@ from igrpo_kit.rewards import Reward
 from igrpo_kit.rollout import RewardFunction, igrpo_rollout
 from igrpo_kit.runlog import Row
 from igrpo_kit.samplers import Sampler
-from igrpo_kit.selection import select_best_draft
 
 Protocol = Literal["q", "own_draft", "best_of_n"]
 
@@ -64,24 +63,16 @@ def evaluate(
 
     Raises ValueError for an unknown protocol.
     """
-    options: dict[str, Any] = {"prompt_format": prompt_format, "tokenizer": tokenizer}
-    if protocol == "q":
-        rollout = igrpo_rollout(
-            sampler, reward, problems, num_drafts=0, num_refinements=num_samples, **options
-        )
-    elif protocol in ("own_draft", "best_of_n"):
-        repeated = [problem for problem in problems for _ in range(num_samples)]
-        rollout = igrpo_rollout(
-            sampler,
-            reward,
-            repeated,
-            num_drafts=1 if protocol == "own_draft" else num_drafts,
-            num_refinements=1,
-            select=select_best_draft,
-            **options,
-        )
-    else:
+    if protocol not in ("q", "own_draft", "best_of_n"):
         raise ValueError(f'protocol: "q", "own_draft" or "best_of_n", got {protocol!r}')
+    asked = list(problems)
+    counts: dict[str, Any] = {"num_drafts": 0, "num_refinements": num_samples}
+    if protocol != "q":  # a draft of its own for every sample
+        asked = [problem for problem in problems for _ in range(num_samples)]
+        counts = {"num_drafts": 1 if protocol == "own_draft" else num_drafts, "num_refinements": 1}
+    rollout = igrpo_rollout(
+        sampler, reward, asked, prompt_format=prompt_format, tokenizer=tokenizer, **counts
+    )
     shape = (len(problems), num_samples)
     rewards = rollout.refinements.rewards.view(shape)
     draft_right = None

@@ -1,0 +1,197 @@
+"""One policy update from one rollout (Algorithm 1, line 17): parts, loss, gradient, optimizer step.
+
+Two exact savings make iGRPO's update cheap: the G refinements of a group share their long prompt q', which is
+encoded once (`scoring`), and groups whose rewards all agree have advantage 0, so without a KL penalty they
+have gradient 0 and are not computed at all.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from igrpo_kit.losses import GRPO, LossStats
+from igrpo_kit.metrics import fill_unscored
+from igrpo_kit.rollout import Rollout, Stage
+from igrpo_kit.runlog import Row
+from igrpo_kit.scoring import completion_log_probs
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or a gradient was NaN or infinite; the weights are those before that optimizer step.
+
+    `batch` holds what the update was computed from, as tensors and plain values.
+    """
+
+    def __init__(self, message: str, batch: Row) -> None:
+        super().__init__(message)
+        self.batch = batch
+
+
+@dataclasses.dataclass
+class _Part:
+    """Some groups of a trained stage: what one forward and backward pass is computed from."""
+
+    prompt_ids: list[list[int]]
+    completion_ids: Tensor
+    mask: Tensor
+    advantages: Tensor
+    sampled_log_probs: Tensor
+    share: float
+    old_log_probs: Tensor | None = None
+    ref_log_probs: Tensor | None = None
+
+
+def _parts(stages: Sequence[Stage], objective: GRPO, micro_batches: int) -> list[_Part]:
+    """The trained stages cut into at most `micro_batches` pieces of whole groups each.
+
+    Groups of advantage 0 are left out where nothing else acts on them (beta = 0): their gradient is 0.
+    They stay in the mean, through `share`.
+    """
+    width = max(stage.samples.mask.shape[1] for stage in stages)
+    whole = torch.cat(
+        [torch.nn.functional.pad(s.samples.mask, (0, width - s.samples.mask.shape[1])) for s in stages]
+    )
+    parts = []
+    for stage in stages:
+        samples, (P, G) = stage.samples, stage.rewards.shape
+        advantages = objective.advantages(fill_unscored(stage.rewards))
+        trained = (advantages != 0).any(dim=1) if objective.beta == 0 else torch.ones(P, dtype=torch.bool)
+        groups = trained.nonzero().flatten()
+        for piece in groups.tensor_split(micro_batches):
+            if len(piece) == 0:
+                continue
+            rows = (piece[:, None] * G + torch.arange(G)).flatten().to(samples.mask.device)
+            length = int(samples.mask[rows].sum(dim=1).max())
+            mask = samples.mask[rows, :length]
+            parts.append(
+                _Part(
+                    prompt_ids=[samples.prompt_ids[i] for i in piece.tolist()],
+                    completion_ids=samples.completion_ids[rows, :length],
+                    mask=mask,
+                    advantages=advantages[piece].flatten().to(mask.device),
+                    sampled_log_probs=samples.log_probs[rows, :length],
+                    share=objective.share(mask, whole),
+                )
+            )
+    return parts
+
+
+def train_step(
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    rollout: Rollout,
+    objective: GRPO,
+    *,
+    temperature: float,
+    train_drafts: bool = False,
+    inner_epochs: int = 1,
+    micro_batches: int = 1,
+    max_grad_norm: float = 1.0,
+    reference: Any = None,
+    bfloat16: bool = False,
+) -> dict[str, float]:
+    """One policy update from a rollout (Eqs. 5, 27): `inner_epochs` optimizer steps, metrics returned.
+
+    Only the refinements' tokens are trained, conditioned on the prompt they were drawn from, q' for iGRPO
+    (with `train_drafts`, our extension, also the drafts', on q; the loss is then the mean over both). The
+    old log-probs are those of the first inner epoch, computed by the same code as the new ones: no extra
+    pass, and a ratio of exactly 1 there, whatever the sampler's own rounding. `temperature` is the
+    sampler's. `reference` is needed exactly when `objective.beta` > 0.
+
+    Loss and gradient norm are those of the last inner epoch, ratios and clip share means over all of them.
+
+    Raises NonFiniteError, before that optimizer step, where loss or gradient is NaN or infinite.
+    """
+    start = perf_counter()
+    stages = [rollout.refinements]
+    if train_drafts:
+        assert rollout.drafts is not None
+        stages.append(rollout.drafts)
+    parts = _parts(stages, objective, micro_batches)
+    score = partial(_log_probs, temperature=temperature, bfloat16=bfloat16)
+    if reference is not None:
+        with torch.no_grad():
+            for part in parts:
+                part.ref_log_probs = score(reference, part)
+    seen: list[tuple[int, LossStats]] = []
+    for epoch in range(inner_epochs):
+        loss = _accumulate_gradient(model, objective, parts, score, seen)
+        if epoch == 0:
+            gap = _sampler_gap(parts)
+        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm).item()
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise NonFiniteError(f"loss {loss}, gradient norm {grad_norm}", _batch_row(parts))
+        optimizer.step()
+    return {
+        "loss": loss,
+        "grad_norm": grad_norm,
+        **_mean_stats(seen),
+        "sampler_gap": gap,
+        "seconds/update": perf_counter() - start,
+    }
+
+
+def _log_probs(model: Any, part: _Part, *, temperature: float, bfloat16: bool) -> Tensor:
+    device = next(model.parameters()).device.type
+    with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+        return completion_log_probs(
+            model, part.prompt_ids, part.completion_ids, part.mask, temperature=temperature
+        )
+
+
+def _accumulate_gradient(
+    model: Any,
+    objective: GRPO,
+    parts: Sequence[_Part],
+    score: Callable[[Any, _Part], Tensor],
+    seen: list[tuple[int, LossStats]],
+) -> float:
+    """Gradient and loss of the whole batch, part by part; what each part saw is appended to `seen`."""
+    _zero_gradients(model)
+    total = 0.0
+    for part in parts:
+        log_probs = score(model, part)
+        loss, stats = objective.loss(
+            log_probs, part.old_log_probs, part.advantages, part.mask, ref_log_probs=part.ref_log_probs
+        )
+        (loss * part.share).backward()
+        total += loss.item() * part.share
+        if part.old_log_probs is None:  # the first inner epoch: nothing has been updated yet
+            part.old_log_probs = log_probs.detach()
+        seen.append((int(part.mask.sum()), stats))
+    return total
+
+
+def _sampler_gap(parts: Sequence[_Part]) -> float:
+    """Mean distance of the sampler's log-probs from the trainer's before any update, in nats per token."""
+    gaps = [
+        (p.old_log_probs - p.sampled_log_probs).abs()[p.mask] for p in parts if p.old_log_probs is not None
+    ]
+    return torch.cat(gaps).mean().item() if gaps else math.nan
+
+
+def _zero_gradients(model: Any) -> None:
+    """Zero, not None: a step in which every group is dead still has a gradient, and it is 0."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+
+
+def _batch_row(parts: Sequence[_Part]) -> Row:
+    return {"parts": [{f.name: getattr(p, f.name) for f in dataclasses.fields(p)} for p in parts]}
+
+
+def _mean_stats(seen: Sequence[tuple[int, LossStats]]) -> dict[str, float]:
+    """Means over the tokens the update was computed from; NaN where every group was dead."""
+    tokens = sum(count for count, _ in seen)
+    row = {"update_tokens": float(tokens), "ratio_max": max((s.ratio_max for _, s in seen), default=math.nan)}
+    for name in ("clip_share", "ratio_mean", "kl"):
+        total = sum(getattr(stats, name) * count for count, stats in seen)
+        row[name] = total / tokens if tokens else math.nan
+    return row
