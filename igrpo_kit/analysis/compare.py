@@ -36,6 +36,10 @@ class Record:
                 return row
         raise LookupError(f"{self.method}, seed {self.seed}: no final evaluation {protocol!r}, {greedy=}")
 
+    def single_shot(self) -> list[Row]:
+        """The sampled evaluations from q, in the order of the steps."""
+        return [row for row in self.evaluations if row["protocol"] == "q" and row["temperature"] > 0]
+
     def at_start(self, name: str) -> float:
         """Mean of a metric over the first steps."""
         return _mean([row.get(name) for row in self.metrics[:WINDOW]])
@@ -75,12 +79,16 @@ def load_record(folder: Path, method: str, seed: int) -> Record:
     )
 
 
-def score_at(record: Record, base: Row, clock: str, value: float) -> float:
-    """Held-out mean reward, single-shot and sampled, when the metric `clock` reached `value`."""
-    on_q = [r for r in record.evaluations if r["protocol"] == "q" and r["temperature"] > 0]
+def score_curve(record: Record, base: Row, clock: str) -> tuple[list[float], list[float]]:
+    """Held-out mean reward, single-shot and sampled, against a metric that grows (steps, tokens, seconds)."""
     clock_at = {row["step"]: row[clock] for row in record.metrics}
-    times = [0.0, *(clock_at[row["step"]] for row in on_q)]
-    return float(np.interp(value, times, [mean_reward(base), *map(mean_reward, on_q)]))
+    times = [0.0, *(clock_at[row["step"]] for row in record.single_shot())]
+    return times, [mean_reward(row) for row in (base, *record.single_shot())]
+
+
+def score_at(record: Record, base: Row, clock: str, value: float) -> float:
+    """The score of `score_curve` when the metric `clock` had reached `value`."""
+    return float(np.interp(value, *score_curve(record, base, clock)))
 
 
 @dataclass(frozen=True)

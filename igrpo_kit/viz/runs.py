@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from igrpo_kit.analysis.compare import Record, mean_reward, pass_at
+from igrpo_kit.analysis.compare import Record, mean_reward, pass_at, score_curve
 from igrpo_kit.runlog import Row
 from igrpo_kit.viz.plots import COLORS, DASHES, TEMPLATE
 
@@ -32,20 +32,10 @@ def metric_curve(record: Record, name: str) -> Curve:
     return [row["step"] for row in record.metrics], values
 
 
-def score_curve(record: Record, base: Row, clock: str) -> Curve:
-    """Held-out single-shot mean reward, sampled, against a metric that grows (steps, tokens, seconds)."""
-    on_q = [r for r in record.evaluations if r["protocol"] == "q" and r["temperature"] > 0]
-    clock_at = {row["step"]: row[clock] for row in record.metrics}
-    return (
-        [0.0, *(clock_at[row["step"]] for row in on_q)],
-        [mean_reward(base), *map(mean_reward, on_q)],
-    )
-
-
 def entropy_against_score(record: Record, base: Row) -> Curve:
     """Entropy on q against held-out score: "delayed collapse" at equal accuracy instead of equal steps."""
-    on_q = [r for r in record.evaluations if r["protocol"] == "q" and r["temperature"] > 0]
-    return [mean_reward(r) for r in [base, *on_q]], [r["entropy"] for r in [base, *on_q]]
+    rows = [base, *record.single_shot()]
+    return [mean_reward(row) for row in rows], [row["entropy"] for row in rows]
 
 
 def pass_curve(record: Record) -> Curve:
