@@ -4,7 +4,7 @@ Two runs can be laid side by side at equal *steps*, at equal sampled or trained 
 *accuracy*, and the three can tell different stories: a method that learns more slowly keeps its entropy for
 longer at equal steps, whether or not it does anything to keep it (Section 5, "Entropy analysis").
 
-Every function is pure: records in (`compare.load_experiment` reads them), arrays out, for a table or a figure.
+Every function is pure: records in (`compare.load_experiment` reads them), arrays out, for a table or figure.
 """
 
 from collections.abc import Callable, Iterable, Sequence
