@@ -9,7 +9,8 @@
 Rows are appended whole, in one write each; a process that dies in the middle leaves at most a torn last line,
 which `read_rows` skips, since its writer makes up for it. Anything else that does not parse is an error
 naming file and line. Who analyses a finished record wants more: for `read_checked_rows` and `read_columns` a
-torn line is an error too, what a row holds is checked, and on request what is wrong is left out, with a warning.
+torn line is an error too, what a row holds is checked, and on request the wrong lines are left out, with a
+warning.
 """
 
 import gzip

@@ -82,6 +82,8 @@ METRIC_COLUMNS = (
 )
 """what every metric row of this package holds, beside its step"""
 
+_NUMBER_OR_NULL = (int, float, type(None))
+
 EVALUATION_COLUMNS = {
     "step": int, "final": bool, "protocol": str, "temperature": float, "num_samples": int,
     "right": list, "reward": list, "entropy": float | None, "length": float,
@@ -104,7 +106,7 @@ def _metric_check() -> Callable[[Row], None]:
         nonlocal last
         _require(row, ("step", *METRIC_COLUMNS))
         for name in METRIC_COLUMNS:
-            if not isinstance(row[name], float | int | None):
+            if not isinstance(row[name], _NUMBER_OR_NULL):
                 raise ValueError(f"{name!r} is not a number: {row[name]!r:.60}")
         if not isinstance(row["step"], int) or row["step"] <= last:
             raise ValueError(f"step {row['step']!r} after step {last}: not one run in order")
