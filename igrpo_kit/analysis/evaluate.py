@@ -8,10 +8,11 @@
 `evaluate` counts and forgets the completions; `evaluate_to_file` keeps them all and survives being killed.
 """
 
+import json
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-import warnings
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -32,10 +33,9 @@ from igrpo_kit.runlog import (
     Row,
     SkippedLinesWarning,
     append_rows,
-    plain_json,
     read_checked_rows,
     read_rows,
-    write_atomically,
+    write_rows,
 )
 from igrpo_kit.samplers import Sampler
 
@@ -85,9 +85,7 @@ def evaluate(
 
     Raises ValueError for an unknown protocol.
     """
-    rollout = _ask(
-        sampler, reward, problems, num_samples, protocol, num_drafts, prompt_format, tokenizer
-    )
+    rollout = _ask(sampler, reward, problems, num_samples, protocol, num_drafts, prompt_format, tokenizer)
     shape = (len(problems), num_samples)
     rewards = rollout.refinements.rewards.view(shape)
     shown = _shown_draft_rewards(rollout)
@@ -225,9 +223,9 @@ def evaluate_to_file(
     have no other name here, so put `fingerprint(model)` in it.
 
     The file's first line is the identity of the evaluation, every other one a problem under a protocol:
-    `protocol`, `problem` (index), `id`, and for each of the K samples `rewards` (null: not scored), `statuses`,
-    `texts`, `answers`, `lengths` (tokens), `truncated`, `entropies` (nats per token); where drafts were shown,
-    `draft_rewards` and `draft_texts`.
+    `protocol`, `problem` (index), `id`, and for each of the K samples `rewards` (null: not scored),
+    `statuses`, `texts`, `answers`, `lengths` (tokens), `truncated`, `entropies` (nats per token); where
+    drafts were shown, `draft_rewards` and `draft_texts`.
 
     Raises ValueError where the file holds an evaluation with another identity, naming what differs, or is
     damaged other than by a crash; FileExistsError where only its packed form is there.
@@ -248,19 +246,15 @@ def evaluate_to_file(
         "seed": seed,
         "problems_per_call": problems_per_call,
     }
-    done = _open(path, plain_json(identity))
+    done = _open(path, json.loads(json.dumps(identity)))  # as it reads back
     starts = [(p, i) for p in protocols for i in range(0, len(problems), problems_per_call)]
     finished = sum(len(problems[i : i + problems_per_call]) for p, i in starts if (p, i) in done)
-    bar = tqdm(
-        total=len(problems) * len(protocols), initial=finished, unit="problem", disable=not progress
-    )
+    bar = tqdm(total=len(problems) * len(protocols), initial=finished, unit="problem", disable=not progress)
     with bar:
         for protocol, start in [s for s in starts if s not in done]:
             part = problems[start : start + problems_per_call]
             sampler = make_sampler(_seed(seed, protocol, start))
-            rollout = _ask(
-                sampler, reward, part, num_samples, protocol, num_drafts, prompt_format, tokenizer
-            )
+            rollout = _ask(sampler, reward, part, num_samples, protocol, num_drafts, prompt_format, tokenizer)
             append_rows(path, _stored_rows(rollout, part, protocol, start, num_samples))
             bar.update(len(part))
     return read_evaluation(path)
@@ -284,14 +278,15 @@ def _open(path: Path, identity: Row) -> set[tuple[str, int]]:
         if path.with_name(path.name + ".gz").exists():
             raise FileExistsError(f"{path}.gz: packed; read it with read_evaluation, or choose another file")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, b"")
-        append_rows(path, [{"format": FORMAT, "identity": identity}])
+        write_rows(path, [{"format": FORMAT, "identity": identity}])
         return set()
     header, *rows = [*read_rows(path)] or [{}]
     theirs = _identity(header, path)
     differing = sorted(k for k in {*identity, *theirs} if identity.get(k) != theirs.get(k))
     if differing:
-        raise ValueError(f"{path}: holds another evaluation, {', '.join(differing)} differ; choose another file")
+        raise ValueError(
+            f"{path}: holds another evaluation, {', '.join(differing)} differ; choose another file"
+        )
     calls: dict[tuple[str, int], list[Row]] = defaultdict(list)
     size, count = identity["problems_per_call"], identity["problems"]["count"]
     for row in rows:
@@ -301,7 +296,7 @@ def _open(path: Path, identity: Row) -> set[tuple[str, int]]:
     if len(kept) < len(rows) or not path.read_bytes().endswith(b"\n"):
         clean = path.with_name(path.name + ".clean")
         clean.unlink(missing_ok=True)
-        append_rows(clean, [header, *kept])
+        write_rows(clean, [header, *kept])
         clean.replace(path)
     return set(whole)
 
@@ -336,7 +331,7 @@ def _stored_rows(
             "entropies": [round(x, 6) for x in entropies[rows]],
         }
         if shown is not None:
-            row["draft_rewards"] = shown[rows].tolist()
+            row["draft_rewards"] = [round(x, 6) for x in shown[rows].tolist()]
             row["draft_texts"] = [rollout.draft_text(j) for j in range(rows.start, rows.stop)]
         yield row
 
@@ -344,8 +339,8 @@ def _stored_rows(
 def read_evaluation(path: Path, *, on_error: OnError = "raise") -> StoredEvaluation:
     """Read what `evaluate_to_file` wrote, packed or not.
 
-    Raises ValueError naming file and line for a line that is damaged or of another kind, and for an evaluation
-    that is not complete; on_error="skip" reads the rest with a warning, without problems that are missing.
+    Raises ValueError naming file and line for a line that is damaged or of another kind, and for an
+    evaluation that is not complete; on_error="skip" reads what is there, with a warning.
     """
     identity: Row = {}
     seen: set[tuple[str, int]] = set()
@@ -357,11 +352,13 @@ def read_evaluation(path: Path, *, on_error: OnError = "raise") -> StoredEvaluat
         missing = [name for name in ("protocol", "problem", *_PER_SAMPLE) if name not in row]
         if missing:
             raise ValueError(f"no {', '.join(map(repr, missing))}: not a row of an evaluation")
-        K = identity["num_samples"]
-        short = [name for name in _PER_SAMPLE if len(row[name]) != K]
-        if short:
-            raise ValueError(f"{', '.join(map(repr, short))}: not {K} samples")
+        K, count = identity["num_samples"], identity["problems"]["count"]
+        wrong = [n for n in _PER_SAMPLE if not (isinstance(row[n], list) and len(row[n]) == K)]
+        if wrong:
+            raise ValueError(f"{', '.join(map(repr, wrong))}: not {K} samples")
         key = (row["protocol"], row["problem"])
+        if row["problem"] not in range(count):
+            raise ValueError(f"problem {row['problem']!r}: not one of {count}")
         if key in seen:
             raise ValueError(f"problem {row['problem']} a second time under {row['protocol']!r}")
         seen.add(key)
