@@ -104,7 +104,7 @@ def test_the_curve_is_pass_at_k_for_every_k():
     np.testing.assert_allclose(curve.redraw_std, [(0.125 / 4) ** 0.5, (0.125 / 4) ** 0.5, np.nan, np.nan])
     np.testing.assert_allclose(curve.single_draw_std[0], (0.25 / 4) ** 0.5)
     np.testing.assert_array_equal(pass_at_k_curve(4, c, [2, 3], rng=np.random.default_rng(0)).n, [2, 3])
-    with pytest.raises(ValueError, match="^k"):
+    with pytest.raises(ValueError, match="k: 1 <= k <= num_samples"):
         pass_at_k_curve(4, c, [5], rng=np.random.default_rng(0))
 
 

@@ -110,6 +110,8 @@ BENCHMARKS = {
     "shared_prefix_speedup": lambda v: v >= 1.6,
     "sampler_over_generate": lambda v: v >= 2.0,
     "step_over_trl": lambda v: v <= 0.5,
+    "pass_at_n_seconds": lambda v: v < 5,
+    "million_rows_seconds": lambda v: v < 10,
     "growth": lambda v: v < 2,  # the attention's share alone would make it 2
     "grading_per_second": lambda v: v >= 1000,
     "grading_with_hostile_seconds": lambda v: v <= 45,

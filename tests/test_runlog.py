@@ -134,9 +134,7 @@ def test_a_packed_file_that_was_cut_is_an_error_and_no_torn_line(tmp_path):
         with pytest.raises(ValueError, match=r"rows\.jsonl\.gz, line \d+: (the packed file breaks|cut off)"):
             list(read_rows(path))
     path.with_name("rows.jsonl.gz").write_bytes(b"no gzip")
-    with pytest.raises(
-        ValueError, match=r"rows\.jsonl\.gz, line 1: the packed file breaks off or is damaged"
-    ):
+    with pytest.raises(ValueError, match=r"rows\.jsonl\.gz, line 1: the packed file breaks off"):
         list(read_rows(path))
 
 
