@@ -131,7 +131,7 @@ FLOORS = [
         "runlog",
         "fetch",
     ],
-    ["losses", "analysis.passk", "checkpoint", "_grading_worker", "_grading_pool"],
+    ["losses", "analysis.passk", "analysis.cost", "checkpoint", "_grading_worker", "_grading_pool"],
     # models and processes
     ["grading", "policies", "scoring", "samplers", "samplers._llama"],
     ["samplers.hf", "samplers.scripted", "problems"],
@@ -157,6 +157,7 @@ PURE = {
     "puzzles",
     "analysis.intervals",
     "analysis.passk",
+    "analysis.cost",
 }
 
 
