@@ -131,7 +131,15 @@ FLOORS = [
         "runlog",
         "fetch",
     ],
-    ["losses", "analysis.passk", "analysis.cost", "checkpoint", "_grading_worker", "_grading_pool"],
+    [
+        "losses",
+        "analysis.passk",
+        "analysis.cost",
+        "analysis.paper",
+        "checkpoint",
+        "_grading_worker",
+        "_grading_pool",
+    ],
     # models and processes
     ["grading", "policies", "scoring", "samplers", "samplers._llama"],
     ["samplers.hf", "samplers.scripted", "problems"],

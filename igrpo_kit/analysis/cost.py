@@ -1,8 +1,8 @@
 """What a training step costs: FLOPs, seconds and bytes, for GRPO and iGRPO (Section 3.2.5, Table S.3).
 
 Section 3.2.5 counts completions: at N + G = G_GRPO the two methods cost the same. Three things are left out
-of that count, and this model has them: iGRPO trains on G of its R = N + G completions, q' is longer than q, and
-the two stages follow each other. GRPO is the case `num_drafts=0` everywhere.
+of that count, and this model has them: iGRPO trains on G of its R = N + G completions, q' is longer than q,
+and the two stages follow each other. GRPO is the case `num_drafts=0` everywhere.
 
 Lengths are means in tokens, work is in FLOPs, time in seconds, memory in bytes. Every length and count may be
 an array; arrays broadcast. What a model like this is good for is ratios; for absolute numbers calibrate it
