@@ -1,4 +1,4 @@
-"""The paper's tables against numbers typed from the page; the audit against hand counts and planted faults."""
+"""The tables against numbers typed from the page; the audit against hand counts and planted faults."""
 
 import shutil
 from decimal import Decimal
