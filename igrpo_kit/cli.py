@@ -37,7 +37,8 @@ def best_of_n_table(
 
 
 def _toy(args: argparse.Namespace) -> None:
-    from igrpo_kit.viz.plots import plot_best_of_n, write_html
+    from igrpo_kit.viz.files import write_html
+    from igrpo_kit.viz.plots import plot_best_of_n
 
     rng = np.random.default_rng(args.seed)
     simulated = np.array(
@@ -69,7 +70,7 @@ def _report(args: argparse.Namespace) -> None:
 def _print_report(preset: str, records_folder: Path, figure_path: Path) -> None:
     from igrpo_kit.analysis.compare import load_experiment, summarise, table, verdicts
     from igrpo_kit.experiments import EXPERIMENTS, REPORTED, record_folders
-    from igrpo_kit.viz.plots import write_html
+    from igrpo_kit.viz.files import write_html
     from igrpo_kit.viz.runs import plot_comparison
 
     experiment = EXPERIMENTS[preset]
