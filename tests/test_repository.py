@@ -135,6 +135,7 @@ FLOORS = [
         "losses",
         "analysis.passk",
         "analysis.cost",
+        "analysis.exact",
         "analysis.paper",
         "checkpoint",
         "_grading_worker",
@@ -166,6 +167,7 @@ PURE = {
     "analysis.intervals",
     "analysis.passk",
     "analysis.cost",
+    "analysis.exact",
 }
 
 
