@@ -114,9 +114,16 @@ def _fetch(args: argparse.Namespace) -> None:
 
 
 def _figures(args: argparse.Namespace) -> None:
-    from igrpo_kit.viz.gallery import draw_figures
+    from igrpo_kit.viz.gallery import draw_pages, draw_pictures
 
-    for path in draw_figures(args.out):
+    for path in draw_pages(args.out):
+        print(path)
+    try:
+        pictures = draw_pictures(args.out)
+    except FileNotFoundError as error:  # the pages are drawn, and pictures are for those who have a browser
+        print(f"igrpo figures: {error}", file=sys.stderr)
+        return
+    for path in pictures:
         print(path)
 
 
@@ -150,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("model", choices=["smollm2"])
     fetch.set_defaults(run=_fetch)
 
-    figures = commands.add_parser("figures", help="draw the pictures of figures/ anew (needs a Chromium)")
+    figures = commands.add_parser("figures", help="draw figures/ anew; pictures need a Chromium")
     figures.add_argument("--out", type=Path, default=Path("figures"), help="folder (%(default)s)")
     figures.set_defaults(run=_figures)
     return parser

@@ -151,8 +151,10 @@ FLOORS = [
     ["update", "analysis.evaluate", "analysis.compare"],
     ["training"],
     # experiments, pictures, the command line
-    ["experiments", "viz.plots"],
-    ["viz.runs"],
+    ["analysis.dynamics"],
+    ["experiments", "viz.style"],
+    ["viz.plots", "viz.panels", "viz.files"],
+    ["viz.runs", "viz.results"],
     ["viz.live", "viz.gallery"],
     ["cli"],
 ]

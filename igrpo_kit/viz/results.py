@@ -10,6 +10,7 @@ from igrpo_kit.viz.panels import add_band
 from igrpo_kit.viz.style import (
     COLORS,
     DASHES,
+    GREY,
     PATTERNS,
     SYMBOLS,
     TEMPLATE,
@@ -24,20 +25,23 @@ def plot_pass_at_n(
     *,
     title: str,
     subtitle: str = "unbiased estimates; bands: 95 % intervals",
+    before: Mapping[int, Interval] | None = None,
     draws: Mapping[str, Mapping[int, float]] | None = None,
 ) -> go.Figure:
     """Pass@N against N on a log axis, each curve N -> estimate with its interval (the shape of Fig. S.1).
 
-    `draws` are added as points without a line: what one draw of N samples per problem gave, say.
+    `before` is the policy before training, in grey. `draws` are added as points without a line: what one draw
+    of N samples per problem gave, say.
     """
     figure = go.Figure(layout_template=TEMPLATE)
-    for i, (name, curve) in enumerate(curves.items()):
+    lines = {**curves, **({} if before is None else {"before training": before})}
+    for i, (name, curve) in enumerate(lines.items()):
         n = np.array(list(curve), dtype=float)
         low, estimate, high = (
             np.array([getattr(interval, end) for interval in curve.values()])
             for end in ("low", "estimate", "high")
         )
-        color = COLORS[i % len(COLORS)]
+        color = COLORS[i % len(COLORS)] if i < len(curves) else GREY
         add_band(figure, n, (low, high), color)
         line = {"color": color, "dash": DASHES[i % len(DASHES)], "width": 3}
         figure.add_scatter(x=n, y=estimate, name=name, mode="lines", line=line)
@@ -46,11 +50,11 @@ def plot_pass_at_n(
         marker = {"color": color, "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 9}
         figure.add_scatter(x=list(points), y=list(points.values()), name=name, mode="markers", marker=marker)
     figure.update_layout(title={"text": title, "subtitle": {"text": subtitle}}, width=WIDTH)
-    most = max(max(curve) for curve in curves.values())
+    most = max(max(curve) for curve in lines.values())
     ticks = [2**i for i in range(int(most).bit_length())]
     figure.update_xaxes(type="log", tickvals=ticks, title_text="N: attempts per problem")
     figure.update_yaxes(title_text="Pass@N")
-    ends = {name: [interval.estimate for interval in curve.values()] for name, curve in curves.items()}
+    ends = {name: [interval.estimate for interval in curve.values()] for name, curve in lines.items()}
     return describe(
         figure, f"Lines with bands: {title}. {subtitle}. From N = 1 to {most}: {ends_in_words(ends)}."
     )
@@ -84,7 +88,7 @@ def plot_forest(
             marker={"color": color, "symbol": symbol, "size": 11},
             showlegend=False,
         )
-    figure.add_vline(x=0, line={"dash": "dot", "color": COLORS[0], "width": 1})
+    figure.add_vline(x=0, line={"dash": "dot", "color": GREY, "width": 2})
     figure.update_layout(
         title={"text": title, "subtitle": {"text": subtitle}},
         hovermode="closest",

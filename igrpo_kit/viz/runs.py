@@ -8,71 +8,43 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from igrpo_kit.analysis.compare import Record, mean_reward, pass_at, score_curve
+from igrpo_kit.analysis.compare import Record, pass_at
+from igrpo_kit.analysis.dynamics import Curve, held_out_curve, training_curve, transitions_in_metrics
 from igrpo_kit.analysis.intervals import Interval, student_interval
 from igrpo_kit.runlog import Row
-from igrpo_kit.viz.panels import Curve, Panel, Values, plot_panels
+from igrpo_kit.viz.panels import Panel, plot_panels
 from igrpo_kit.viz.style import COLORS, GREY, PATTERNS, TEMPLATE, WIDTH, describe, ends_in_words
 
 SMOOTH = 10
 STEPS = f"steps (mean of {SMOOTH})"
 
 
-def _running_mean(values: Values) -> Values:
-    """Mean of the last SMOOTH values that are known; NaN where none is."""
-    padded = np.concatenate([np.full(SMOOTH - 1, np.nan), values])
-    windows = np.lib.stride_tricks.sliding_window_view(padded, SMOOTH)
-    known = ~np.isnan(windows)
-    count = known.sum(axis=1)
-    total = np.where(known, windows, 0.0).sum(axis=1)
-    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
-
-
-def _curve(x: Sequence[float | None], y: Sequence[float | None]) -> Curve:
-    return np.array(x, dtype=float), np.array(y, dtype=float)  # None, a number that is missing, becomes NaN
-
-
-def metric_curve(record: Record, name: str) -> Curve:
-    """A training metric against the step, as a running mean."""
-    x, y = _curve([row["step"] for row in record.metrics], [row.get(name) for row in record.metrics])
-    return x, _running_mean(y)
-
-
-def metric_on_q(record: Record, name: str) -> Curve:
-    """The same of the completions of q alone: of iGRPO's drafts, of GRPO's completions."""
-    drafts = f"stage1/{name}"
-    return metric_curve(record, drafts if record.metrics and drafts in record.metrics[0] else name)
-
-
-def entropy_curve(record: Record, base: Row, clock: str) -> Curve:
-    """Entropy on q of the held-out evaluations, in nats, against a metric that grows (steps, tokens)."""
-    clock_at = {row["step"]: row[clock] for row in record.metrics}
-    rows = record.single_shot()
-    return _curve([0, *(clock_at[row["step"]] for row in rows)], [row["entropy"] for row in (base, *rows)])
+def metric_curve(record: Record, name: str, *, on_q: bool = False) -> Curve:
+    """A training metric against the step, as a running mean; `on_q`: of iGRPO's drafts instead."""
+    return training_curve(record, name, on_q=on_q, smooth=SMOOTH)
 
 
 def entropy_against_score(record: Record, base: Row) -> Curve:
     """Entropy on q against held-out score: "delayed collapse" at equal accuracy instead of equal steps."""
-    rows = [base, *record.single_shot()]
-    return _curve([mean_reward(row) for row in rows], [row["entropy"] for row in rows])
+    return held_out_curve(record, base, "entropy", "score")
 
 
 def pass_curve(record: Record) -> Curve:
     """Unbiased pass@k of the trained policy, k in powers of two."""
     row = record.final("q")
     ks = [2**i for i in range(row["num_samples"].bit_length())]
-    return _curve(ks, [pass_at(row, k) for k in ks])
+    return Curve(np.array(ks, dtype=float), np.array([pass_at(row, k) for k in ks]))
 
 
 def plot_comparison(records: Sequence[Record], base: Row, *, title: str) -> go.Figure:
     """Six panels from the records of one experiment: score at three budgets, entropy, dead groups, pass@k."""
     panels = [
-        Panel("held-out score", "steps", lambda r: _curve(*score_curve(r, base, "step"))),
-        Panel("held-out score", "gradient tokens", lambda r: _curve(*score_curve(r, base, "tokens_trained"))),
+        Panel("held-out score", "steps", lambda r: held_out_curve(r, base)),
+        Panel("held-out score", "gradient tokens", lambda r: held_out_curve(r, base, clock="tokens_trained")),
         Panel(
             "held-out score",
             "processor seconds",
-            lambda r: _curve(*score_curve(r, base, "seconds/cpu_total")),
+            lambda r: held_out_curve(r, base, clock="seconds/cpu_total"),
         ),
         Panel("entropy on q, nats", "held-out score", lambda r: entropy_against_score(r, base), "paths"),
         Panel("dead groups", STEPS, lambda r: metric_curve(r, "dead_groups")),
@@ -93,17 +65,17 @@ def plot_rewards(records: Sequence[Record], base: Row, *, title: str) -> go.Figu
     """
     panels = [
         Panel("reward of the trained group", STEPS, lambda r: metric_curve(r, "reward")),
-        Panel("reward of answers to q", STEPS, lambda r: metric_on_q(r, "reward")),
+        Panel("reward of answers to q", STEPS, lambda r: metric_curve(r, "reward", on_q=True)),
         Panel("best draft's reward", STEPS, _best_draft),
-        Panel("held-out, single shot from q", "steps", lambda r: _curve(*score_curve(r, base, "step"))),
+        Panel("held-out, single shot from q", "steps", lambda r: held_out_curve(r, base)),
     ]
     return plot_panels(records, panels, title=title, says=3)
 
 
 def _best_draft(record: Record) -> Curve:
-    """Of runs that draw drafts; GRPO's "best of its first few" is not used for anything."""
-    x, y = metric_curve(record, "best_draft_reward")
-    return x, (y if "stage1/reward" in record.metrics[0] else np.full(len(y), np.nan))
+    if "stage1/reward" not in record.metrics[0]:
+        raise LookupError(f"{record.method} draws no drafts; the best of its first few serves for nothing")
+    return metric_curve(record, "best_draft_reward")
 
 
 def plot_entropy(records: Sequence[Record], base: Row, *, title: str) -> go.Figure:
@@ -111,8 +83,10 @@ def plot_entropy(records: Sequence[Record], base: Row, *, title: str) -> go.Figu
     equal steps, equal gradient tokens and equal held-out score."""
     panels = [
         Panel("of the trained group, nats", STEPS, lambda r: metric_curve(r, "entropy")),
-        Panel("on q, nats", "steps", lambda r: entropy_curve(r, base, "step")),
-        Panel("on q, nats", "gradient tokens", lambda r: entropy_curve(r, base, "tokens_trained")),
+        Panel("on q, nats", "steps", lambda r: held_out_curve(r, base, "entropy")),
+        Panel(
+            "on q, nats", "gradient tokens", lambda r: held_out_curve(r, base, "entropy", "tokens_trained")
+        ),
         Panel("on q, nats", "held-out score", lambda r: entropy_against_score(r, base), "paths"),
     ]
     figure = plot_panels(records, panels, title=title, says=1)
@@ -123,7 +97,7 @@ def plot_lengths(records: Sequence[Record], *, title: str) -> go.Figure:
     """The kind of Fig. S.2b: tokens per completion, of what is trained and of answers to q."""
     panels = [
         Panel("trained group, tokens", STEPS, lambda r: metric_curve(r, "length")),
-        Panel("answers to q, tokens", STEPS, lambda r: metric_on_q(r, "length")),
+        Panel("answers to q, tokens", STEPS, lambda r: metric_curve(r, "length", on_q=True)),
     ]
     return plot_panels(records, panels, title=title, says=1).update_yaxes(rangemode="tozero")
 
@@ -133,7 +107,7 @@ def plot_dead_group_kinds(records: Sequence[Record], *, title: str) -> go.Figure
 
     def not_all_right(record: Record) -> Curve:
         x, dead = metric_curve(record, "dead_groups")
-        return x, dead - metric_curve(record, "all_right_groups")[1]
+        return Curve(x, dead - metric_curve(record, "all_right_groups").y)
 
     panels = [
         Panel("groups that are all right", STEPS, lambda r: metric_curve(r, "all_right_groups")),
@@ -142,53 +116,50 @@ def plot_dead_group_kinds(records: Sequence[Record], *, title: str) -> go.Figure
     return plot_panels(records, panels, title=title)
 
 
-FLOWS = ("copied, right", "rewritten, right", "spoilt", "repaired", "still wrong")
-"""what becomes of a best draft: the first three of a right one, the last two of a wrong one"""
+FLOWS = ("right, copied", "right, rewritten", "spoilt", "repaired", "still wrong")
+"""what becomes of a draft: the first three of a right one, the last two of a wrong one"""
 
 
 def flows(row: Row) -> list[float]:
-    """Shares of all refinements, in the order of `FLOWS`, from one step's metrics; they add up to 1.
+    """Shares of all refinements, in the order of `FLOWS`, from one step's metrics; their sum is 1.
 
-    Binary rewards are assumed: the best draft's mean reward is then the share of prompts with a right one.
-    Raises ValueError naming the step of a row without drafts, or whose reward is graded.
+    NaN where the metrics do not determine them. *Right* means the full reward.
+    Raises ValueError naming the step of a row without drafts.
     """
-    if row.get("copy_rate") is None or row["reward"] != row["right"]:
-        raise ValueError(f"step {row['step']}: flows need drafts and a right-or-wrong reward")
-    right = row["best_draft_reward"]
-    copied, spoilt = (row.get(k) or 0.0 for k in ("copy_rate_of_right", "right_to_wrong"))
-    repaired = row.get("wrong_to_right") or 0.0  # None where every best draft was right
-    shares = (copied, 1 - copied - spoilt, spoilt)
-    return [*(right * s for s in shares), (1 - right) * repaired, (1 - right) * (1 - repaired)]
+    if row.get("copy_rate") is None:
+        raise ValueError(f"step {row['step']}: no draft was shown")
+    counts = transitions_in_metrics([row]).counts
+    if len(counts) == 0:
+        return [float("nan")] * len(FLOWS)
+    kept, spoilt, repaired, still_wrong = (counts[0] / counts[0].sum()).tolist()
+    copied = (kept + spoilt) * (row["copy_rate_of_right"] or 0.0)  # a copy of a right draft is right
+    return [copied, kept - copied, spoilt, repaired, still_wrong]
 
 
 def plot_transitions(records: Sequence[Record], *, title: str) -> go.Figure:
-    """What becomes of the best draft: copied, rewritten, spoilt, repaired or still wrong, over the steps.
+    """What becomes of the draft that is shown: copied, rewritten, spoilt, repaired or still wrong.
 
-    `records` are the seeds of one method that shows the *best* draft (of a random one `best_draft_reward`
-    says nothing), with a binary reward. Raises ValueError as `flows` does, and for several methods.
+    `records` are the seeds of one method. Raises ValueError as `flows` does, and for several methods.
     """
     if len({r.method for r in records}) != 1:
         raise ValueError(f"records: of one method, got {sorted({r.method for r in records})}")
-    shares = np.mean([[flows(row) for row in r.metrics] for r in records], axis=0)  # [steps, flows]
-    steps = np.array([row["step"] for row in records[0].metrics], dtype=float)
-    smooth = [_running_mean(column) for column in shares.T]
+    every_step = np.array([[flows(row) for row in r.metrics] for r in records])  # [seeds, steps, flows]
+    shares = np.nanmean(np.lib.stride_tricks.sliding_window_view(every_step, SMOOTH, axis=1), axis=(0, 3))
+    steps = [row["step"] for row in records[0].metrics][SMOOTH - 1 :]
     figure = go.Figure(layout_template=TEMPLATE)
-    for i, (name, y) in enumerate(zip(FLOWS, smooth, strict=True)):
+    for i, name in enumerate(FLOWS):
         figure.add_scatter(
-            x=steps, y=y, name=name, stackgroup="all", mode="lines", line={"color": COLORS[i], "width": 1},
-            fillcolor=COLORS[i], fillpattern={"shape": PATTERNS[i], "size": 6, "fillmode": "overlay"},
+            x=steps, y=shares[:, i], name=name, stackgroup="all", mode="lines",
+            line={"color": COLORS[i], "width": 1, "dash": "solid"}, fillcolor=COLORS[i],
+            fillpattern={"shape": PATTERNS[i], "size": 7, "solidity": 0.25},
         )  # fmt: skip
+    subtitle = f"{records[0].method}: what becomes of the draft that is shown, mean over seeds"
     figure.update_layout(
-        title={
-            "text": title,
-            "subtitle": {"text": f"{records[0].method}: shares of refinements, mean over seeds"},
-        },
-        legend_traceorder="normal",
-        width=WIDTH,
+        title={"text": title, "subtitle": {"text": subtitle}}, legend_traceorder="normal", width=WIDTH
     )
     figure.update_xaxes(title_text=STEPS).update_yaxes(title_text="share of refinements", range=[0, 1])
-    ends = {name: [y[SMOOTH - 1], y[-1]] for name, y in zip(FLOWS, smooth, strict=True)}
-    return describe(figure, f"Stacked areas over the steps: {title}. {ends_in_words(ends)}.")
+    ends = ends_in_words(dict(zip(FLOWS, shares.T, strict=True)))
+    return describe(figure, f"Stacked areas over the steps: {title}. {subtitle}. Shares: {ends}.")
 
 
 def pass_intervals(records: Sequence[Record], n: Sequence[int]) -> dict[int, Interval]:

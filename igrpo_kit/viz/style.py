@@ -5,6 +5,7 @@ and Ito's, less those that fall under a contrast of 3:1 on white, and two of our
 ones in the same order. The template cycles through all three, so a plain `go.Scatter` gets them too.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 from math import lcm
@@ -17,7 +18,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#7A5195", "#8A
 DARK_COLORS = ("#56B4E9", "#E69F00", "#2FC79A", "#EBA9CE", "#FFFFFF", "#BBA0E3", "#F0E442")
 DASHES = ("solid", "dash", "dot", "dashdot", "12px,3px", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
-PATTERNS = ("", "/", "x", ".", "\\", "-", "+")
+PATTERNS = ("", "/", "-", ".", "|", "x", "+")
 """what a dash is to a line, to a filled area"""
 GREY, DARK_GREY = "#767676", "#9AA3AD"
 """what is no method: the policy before training, a rest, a guide"""
@@ -112,7 +113,8 @@ def in_dark(figure: go.Figure) -> go.Figure:
 
 def describe(figure: go.Figure, text: str) -> go.Figure:
     """Give the figure its words, for whoever cannot see it (`alt_text`); returns the figure."""
-    return figure.update_layout(meta={"alt": " ".join(text.split())})
+    plain = re.sub(r"<[^>]+>", "", text.replace("<sup>", "^"))
+    return figure.update_layout(meta={"alt": " ".join(plain.split())})
 
 
 def alt_text(figure: go.Figure) -> str:
