@@ -13,6 +13,7 @@ from igrpo_kit.analysis.cost import (
     Job,
     ModelShape,
     active_sequences,
+    calibrated,
     decode_step_seconds,
     job_cost,
     log_normal_lengths,
@@ -188,3 +189,18 @@ def test_jobs_that_cannot_be_say_why():
 def test_data_sheets():
     assert DEVICES["A100-80GB"].flops == 312e12
     assert SHAPES["qwen2.5-7b"].kv_bytes == 57344  # 2 * 28 layers * 4 heads * 128 * 2 bytes
+
+
+def test_a_calibrated_job_takes_the_hours_it_was_calibrated_on():
+    grpo = calibrated(Job(num_drafts=0, num_refinements=8), 83.3)
+    assert job_cost(grpo).gpu_hours == pytest.approx(83.3, rel=1e-9)
+    assert 0.15 < grpo.device.flops_share < 0.25
+    with pytest.raises(ValueError, match="gpu_hours: 10 leave"):
+        calibrated(grpo, 10)
+
+
+def test_calibrated_on_grpos_hours_the_model_lands_near_igrpos():
+    """Between Table S.3's two ratios, 1.130 and 1.206: with lengths assumed, so no more than a plausible size."""
+    grpo = calibrated(Job(num_drafts=0, num_refinements=8), 83.3)
+    igrpo = dataclasses.replace(grpo, num_drafts=4, num_refinements=4)
+    assert 1.10 < job_cost(igrpo).gpu_hours / 83.3 < 1.25

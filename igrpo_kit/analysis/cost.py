@@ -9,7 +9,7 @@ an array; arrays broadcast. What a model like this is good for is ratios; for ab
 (`Device.flops_share`) on a run of your own.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -272,10 +272,16 @@ class Job:
 class JobCost:
     """What `job_cost` estimates; seconds are means over simulated steps."""
 
-    sampling_seconds: float
+    decode_seconds: float
+    prefill_seconds: float
     update_seconds: float
     gpu_hours: float
     peak_update_bytes: float
+
+    @property
+    def sampling_seconds(self) -> float:
+        """Of one step: prefill and decode."""
+        return self.decode_seconds + self.prefill_seconds
 
     @property
     def step_seconds(self) -> float:
@@ -333,10 +339,27 @@ def job_cost(job: Job, schedule: Schedule = "two barriers", *, trials: int = 20,
             lengths.append(refinements.mean())
         decode.append(max(seconds))
     flops, rate = _job_flops(job, float(np.mean(lengths))), job.device.flops * job.device.flops_share
-    sampling = float(np.mean(decode)) + float(flops.prefill) * job.prompts / (rate * replicas)
+    mean_decode = float(np.mean(decode))
+    prefill = float(flops.prefill) * job.prompts / (rate * replicas)
     update = float(flops.update) * job.prompts / (rate * job.train_gpus)
-    hours = (sampling + update) * job.steps * (job.train_gpus + job.sampler_gpus) / 3600
-    return JobCost(sampling, update, hours, _job_peak(job))
+    hours = (mean_decode + prefill + update) * job.steps * (job.train_gpus + job.sampler_gpus) / 3600
+    return JobCost(mean_decode, prefill, update, hours, _job_peak(job))
+
+
+def calibrated(job: Job, gpu_hours: float, schedule: Schedule = "two barriers") -> Job:
+    """The job with the `Device.flops_share` at which `job_cost` gives the `gpu_hours` that a run took.
+
+    Everything the model leaves out (padding, transfers, grading, waiting) goes into that share. Calibrate on
+    one run, predict another. Raises ValueError where the hours do not even cover the decoding, or would need
+    more than the device's peak.
+    """
+    cost = job_cost(job, schedule)
+    gpus = job.train_gpus + job.sampler_gpus
+    left = gpu_hours * 3600 / (job.steps * gpus) - cost.decode_seconds
+    arithmetic = (cost.prefill_seconds + cost.update_seconds) * job.device.flops_share
+    if left <= arithmetic:
+        raise ValueError(f"gpu_hours: {gpu_hours} leave {left:.3g} s a step for {arithmetic:.3g} s at peak")
+    return replace(job, device=replace(job.device, flops_share=arithmetic / left))
 
 
 def _job_peak(job: Job) -> float:
