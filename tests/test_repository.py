@@ -143,6 +143,7 @@ FLOORS = [
     ["training"],
     # experiments, pictures, the command line
     ["experiments", "viz.plots"],
+    ["ablations"],
     ["viz.runs"],
     ["viz.live", "viz.gallery"],
     ["cli"],
