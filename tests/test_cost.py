@@ -200,7 +200,7 @@ def test_a_calibrated_job_takes_the_hours_it_was_calibrated_on():
 
 
 def test_calibrated_on_grpos_hours_the_model_lands_near_igrpos():
-    """Between Table S.3's two ratios, 1.130 and 1.206: with lengths assumed, so no more than a plausible size."""
+    """Table S.3 has 1.130, and 1.206 by throughput; lengths are assumed, so only the size can be right."""
     grpo = calibrated(Job(num_drafts=0, num_refinements=8), 83.3)
     igrpo = dataclasses.replace(grpo, num_drafts=4, num_refinements=4)
     assert 1.10 < job_cost(igrpo).gpu_hours / 83.3 < 1.25

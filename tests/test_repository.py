@@ -153,7 +153,7 @@ FLOORS = [
     # experiments, pictures, the command line
     ["analysis.dynamics"],
     ["experiments", "viz.style"],
-    ["viz.plots", "viz.panels", "viz.files"],
+    ["ablations", "viz.plots", "viz.panels", "viz.files"],
     ["viz.runs", "viz.results"],
     ["viz.live", "viz.gallery"],
     ["cli"],
