@@ -37,7 +37,8 @@ def best_of_n_table(
 
 
 def _toy(args: argparse.Namespace) -> None:
-    from igrpo_kit.viz.plots import plot_best_of_n, write_html
+    from igrpo_kit.viz.files import write_html
+    from igrpo_kit.viz.plots import plot_best_of_n
 
     rng = np.random.default_rng(args.seed)
     simulated = np.array(
@@ -50,10 +51,17 @@ def _toy(args: argparse.Namespace) -> None:
     print("Figure, opens without a network:", write_html(figure, args.out / "best_of_n.html"))
 
 
-def _compare(args: argparse.Namespace) -> None:
-    from igrpo_kit.experiments import EXPERIMENTS, run_experiment
+def _experiment(name: str) -> Any:
+    from igrpo_kit.ablations import ABLATIONS
+    from igrpo_kit.experiments import EXPERIMENTS
 
-    experiment = EXPERIMENTS[args.preset]
+    return {**EXPERIMENTS, **ABLATIONS}[name]
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from igrpo_kit.experiments import run_experiment
+
+    experiment = _experiment(args.preset)
     folder = args.out or Path("runs") / experiment.name
     print(
         f"{experiment.title}: {len(experiment.methods)} methods x {len(experiment.seeds)} seeds -> {folder}"
@@ -68,27 +76,28 @@ def _report(args: argparse.Namespace) -> None:
 
 def _print_report(preset: str, records_folder: Path, figure_path: Path) -> None:
     from igrpo_kit.analysis.compare import load_experiment, summarise, table, verdicts
-    from igrpo_kit.experiments import EXPERIMENTS, REPORTED, record_folders
-    from igrpo_kit.viz.plots import write_html
+    from igrpo_kit.experiments import REPORTED, record_folders
+    from igrpo_kit.viz.files import write_html
     from igrpo_kit.viz.runs import plot_comparison
 
-    experiment = EXPERIMENTS[preset]
+    experiment = _experiment(preset)
     records, base = load_experiment(records_folder, record_folders(experiment))
-    summaries = summarise(records, base, baseline=experiment.baseline)
+    summaries = summarise(records, base, baseline=experiment.baseline, against=experiment.against)
     seeds = len(experiment.seeds)
     print(f"\nHeld-out problems, single shot from q unless said. Mean [95 % interval over {seeds} seeds].\n")
     print(table(summaries, base, [experiment.score, *REPORTED]), end="\n\n")
     for summary in summaries:
-        for sentence in verdicts(summary, experiment.baseline, [experiment.score, "greedy"]):
+        baseline = summary.against or experiment.baseline
+        for sentence in verdicts(summary, baseline, [experiment.score, "greedy"]):
             print(sentence)
     figure = plot_comparison(records, base, title=experiment.title)
     print("Figure, opens without a network:", write_html(figure, figure_path))
 
 
 def _run_one(args: argparse.Namespace) -> None:
-    from igrpo_kit.experiments import EXPERIMENTS, run_base, run_one
+    from igrpo_kit.experiments import run_base, run_one
 
-    experiment = EXPERIMENTS[args.preset]
+    experiment = _experiment(args.preset)
     if args.method == "base":
         run_base(experiment, args.out)
     else:
@@ -96,10 +105,10 @@ def _run_one(args: argparse.Namespace) -> None:
 
 
 def _pack(args: argparse.Namespace) -> None:
-    from igrpo_kit.experiments import EXPERIMENTS, record_folders
+    from igrpo_kit.experiments import record_folders
     from igrpo_kit.runlog import pack_run
 
-    experiment = EXPERIMENTS[args.preset]
+    experiment = _experiment(args.preset)
     source = args.runs or Path("runs") / experiment.name
     for name in ["base", *record_folders(experiment).values()]:
         pack_run(source / name, args.out / experiment.name / name)
@@ -113,9 +122,16 @@ def _fetch(args: argparse.Namespace) -> None:
 
 
 def _figures(args: argparse.Namespace) -> None:
-    from igrpo_kit.viz.gallery import draw_figures
+    from igrpo_kit.viz.gallery import draw_pages, draw_pictures
 
-    for path in draw_figures(args.out):
+    for path in draw_pages(args.out):
+        print(path)
+    try:
+        pictures = draw_pictures(args.out)
+    except FileNotFoundError as error:  # the pages are drawn, and pictures are for those who have a browser
+        print(f"igrpo figures: {error}", file=sys.stderr)
+        return
+    for path in pictures:
         print(path)
 
 
@@ -149,14 +165,17 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("model", choices=["smollm2"])
     fetch.set_defaults(run=_fetch)
 
-    figures = commands.add_parser("figures", help="draw the pictures of figures/ anew (needs a Chromium)")
+    figures = commands.add_parser("figures", help="draw figures/ anew; pictures need a Chromium")
     figures.add_argument("--out", type=Path, default=Path("figures"), help="folder (%(default)s)")
     figures.set_defaults(run=_figures)
     return parser
 
 
+_ABLATED = ("beta", "completions", "split", "select", "objective", "template", "draft-length")
+
+
 def _add_experiments(commands: Any) -> None:
-    presets = ("demo", "countdown-cpu", "addition-cpu", "graded-cpu")
+    presets = ("demo", "countdown-cpu", "addition-cpu", "graded-cpu", *(f"ablation-{f}" for f in _ABLATED))
     compare = commands.add_parser("compare", help="train methods side by side, report with intervals")
     compare.add_argument("--preset", choices=presets, default="demo", help="(%(default)s)")
     compare.add_argument("--out", type=Path, help="folder of the runs (runs/PRESET)")
@@ -169,7 +188,7 @@ def _add_experiments(commands: Any) -> None:
     report.add_argument("--out", type=Path, help="the figure's file (runs/PRESET.html)")
     report.set_defaults(run=_report)
 
-    run_one = commands.add_parser("run-one", help="one run of a comparison; `compare` starts these")
+    run_one = commands.add_parser("run-one", help="one run of a comparison, for a cluster's job array")
     run_one.add_argument("preset", choices=presets)
     run_one.add_argument("out", type=Path)
     run_one.add_argument("method", help='as in the preset, or "base"')
