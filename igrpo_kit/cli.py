@@ -51,10 +51,17 @@ def _toy(args: argparse.Namespace) -> None:
     print("Figure, opens without a network:", write_html(figure, args.out / "best_of_n.html"))
 
 
-def _compare(args: argparse.Namespace) -> None:
-    from igrpo_kit.experiments import EXPERIMENTS, run_experiment
+def _experiment(name: str) -> Any:
+    from igrpo_kit.ablations import ABLATIONS
+    from igrpo_kit.experiments import EXPERIMENTS
 
-    experiment = EXPERIMENTS[args.preset]
+    return {**EXPERIMENTS, **ABLATIONS}[name]
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from igrpo_kit.experiments import run_experiment
+
+    experiment = _experiment(args.preset)
     folder = args.out or Path("runs") / experiment.name
     print(
         f"{experiment.title}: {len(experiment.methods)} methods x {len(experiment.seeds)} seeds -> {folder}"
@@ -69,27 +76,28 @@ def _report(args: argparse.Namespace) -> None:
 
 def _print_report(preset: str, records_folder: Path, figure_path: Path) -> None:
     from igrpo_kit.analysis.compare import load_experiment, summarise, table, verdicts
-    from igrpo_kit.experiments import EXPERIMENTS, REPORTED, record_folders
+    from igrpo_kit.experiments import REPORTED, record_folders
     from igrpo_kit.viz.files import write_html
     from igrpo_kit.viz.runs import plot_comparison
 
-    experiment = EXPERIMENTS[preset]
+    experiment = _experiment(preset)
     records, base = load_experiment(records_folder, record_folders(experiment))
-    summaries = summarise(records, base, baseline=experiment.baseline)
+    summaries = summarise(records, base, baseline=experiment.baseline, against=experiment.against)
     seeds = len(experiment.seeds)
     print(f"\nHeld-out problems, single shot from q unless said. Mean [95 % interval over {seeds} seeds].\n")
     print(table(summaries, base, [experiment.score, *REPORTED]), end="\n\n")
     for summary in summaries:
-        for sentence in verdicts(summary, experiment.baseline, [experiment.score, "greedy"]):
+        baseline = summary.against or experiment.baseline
+        for sentence in verdicts(summary, baseline, [experiment.score, "greedy"]):
             print(sentence)
     figure = plot_comparison(records, base, title=experiment.title)
     print("Figure, opens without a network:", write_html(figure, figure_path))
 
 
 def _run_one(args: argparse.Namespace) -> None:
-    from igrpo_kit.experiments import EXPERIMENTS, run_base, run_one
+    from igrpo_kit.experiments import run_base, run_one
 
-    experiment = EXPERIMENTS[args.preset]
+    experiment = _experiment(args.preset)
     if args.method == "base":
         run_base(experiment, args.out)
     else:
@@ -97,10 +105,10 @@ def _run_one(args: argparse.Namespace) -> None:
 
 
 def _pack(args: argparse.Namespace) -> None:
-    from igrpo_kit.experiments import EXPERIMENTS, record_folders
+    from igrpo_kit.experiments import record_folders
     from igrpo_kit.runlog import pack_run
 
-    experiment = EXPERIMENTS[args.preset]
+    experiment = _experiment(args.preset)
     source = args.runs or Path("runs") / experiment.name
     for name in ["base", *record_folders(experiment).values()]:
         pack_run(source / name, args.out / experiment.name / name)
@@ -163,8 +171,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_ABLATED = ("beta", "completions", "split", "select", "objective", "template", "draft-length")
+
+
 def _add_experiments(commands: Any) -> None:
-    presets = ("demo", "countdown-cpu", "addition-cpu", "graded-cpu")
+    presets = ("demo", "countdown-cpu", "addition-cpu", "graded-cpu", *(f"ablation-{f}" for f in _ABLATED))
     compare = commands.add_parser("compare", help="train methods side by side, report with intervals")
     compare.add_argument("--preset", choices=presets, default="demo", help="(%(default)s)")
     compare.add_argument("--out", type=Path, help="folder of the runs (runs/PRESET)")
@@ -177,7 +188,7 @@ def _add_experiments(commands: Any) -> None:
     report.add_argument("--out", type=Path, help="the figure's file (runs/PRESET.html)")
     report.set_defaults(run=_report)
 
-    run_one = commands.add_parser("run-one", help="one run of a comparison; `compare` starts these")
+    run_one = commands.add_parser("run-one", help="one run of a comparison, for a cluster's job array")
     run_one.add_argument("preset", choices=presets)
     run_one.add_argument("out", type=Path)
     run_one.add_argument("method", help='as in the preset, or "base"')

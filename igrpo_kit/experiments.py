@@ -7,11 +7,12 @@ it is killed. The numbers of a report are computed from the records alone (`anal
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from tqdm.auto import tqdm
 
 from igrpo_kit.analysis.evaluate import evaluate
 from igrpo_kit.checkpoint import load_checkpoint
-from igrpo_kit.losses import GRPO
 from igrpo_kit.policies import Policy, load_policy
 from igrpo_kit.problems import Problem, addition_problems, countdown_max_problems, countdown_problems
 from igrpo_kit.rewards import AccuracyReward
@@ -36,7 +36,10 @@ IGRPO: dict[str, Any] = {"num_drafts": 4, "num_refinements": 4}
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """What is compared (`methods`, overrides of `TrainConfig`) and all that is held equal."""
+    """What is compared and all that is held equal.
+
+    `methods` are overrides of `TrainConfig`; `prompt_format` among them replaces the policy's own.
+    """
 
     name: str
     title: str
@@ -54,6 +57,9 @@ class Experiment:
     final_samples: int = 32
     """samples per held-out problem at the end: pass@k for every k up to this"""
     baseline: str = "GRPO-8"
+    """the method the others' differences are taken to"""
+    against: dict[str, str] = field(default_factory=dict)
+    """where a method's difference is taken to another one than `baseline`"""
     score: str = "accuracy"
     """the column of `analysis.compare` that matters: "reward" where it is graded"""
 
@@ -192,10 +198,15 @@ def _final_rows(
     return [{**row, "final": True} for row in rows]
 
 
+def _is_recorded(path: Path) -> bool:
+    """Whether the rows are there, packed or not."""
+    return path.exists() or path.with_name(path.name + ".gz").exists()
+
+
 def run_base(experiment: Experiment, folder: Path) -> None:
     """Evaluate the untrained policy in full: the point every run starts from."""
     path = folder / "base" / RunLog.EVALUATIONS
-    if path.exists():
+    if _is_recorded(path):
         return
     torch.set_num_threads(1)
     policy = load_policy(experiment.policy, device="cpu")
@@ -204,14 +215,26 @@ def run_base(experiment: Experiment, folder: Path) -> None:
     write_rows(path, rows)
 
 
+_NOT_OF_TRAINING = ("prompt_format",)
+"""what a method may override that is no setting of `TrainConfig`"""
+
+
 def _config(experiment: Experiment, method: str, seed: int) -> TrainConfig:
-    return TrainConfig(steps=experiment.steps, seed=seed, objective=GRPO(), **experiment.methods[method])
+    settings = {k: v for k, v in experiment.methods[method].items() if k not in _NOT_OF_TRAINING}
+    return TrainConfig(steps=experiment.steps, seed=seed, **settings)
+
+
+def _load_policy(experiment: Experiment, method: str) -> Policy:
+    policy = load_policy(experiment.policy, device="cpu")  # the CPU is what is studied, and timed
+    return replace(
+        policy, prompt_format=experiment.methods[method].get("prompt_format", policy.prompt_format)
+    )
 
 
 def run_one(experiment: Experiment, method: str, seed: int, folder: Path, *, progress: bool = False) -> None:
     """One method, one seed: train, evaluate on the way and at the end, record. Goes on if it was killed."""
     torch.set_num_threads(1)
-    policy = load_policy(experiment.policy, device="cpu")  # the CPU is what is studied, and timed
+    policy = _load_policy(experiment, method)
     problems, test = experiment.problems(experiment.train_problems, seed=0), held_out(experiment)
     settings = SamplingSettings(experiment.max_new_tokens)
     sampler = HFSampler(policy.model, policy.tokenizer, settings, seed=derived_seed(seed, "sampling"))
@@ -247,10 +270,12 @@ def is_complete(experiment: Experiment, method: str, seed: int, folder: Path) ->
     """
     run_folder = folder / run_name(method, seed)
     evaluations = run_folder / RunLog.EVALUATIONS
-    if not evaluations.exists() or not any(row["final"] for row in read_rows(evaluations)):
+    if not _is_recorded(evaluations) or not any(row["final"] for row in read_rows(evaluations)):
         return False
     found = json.loads((run_folder / "config.json").read_text())
-    wanted = _config(experiment, method, seed).to_row()
+    wanted = {"policy": experiment.policy, **_config(experiment, method, seed).to_row()}
+    if "prompt_format" in experiment.methods[method]:
+        wanted["prompt_format"] = asdict(experiment.methods[method]["prompt_format"])
     differing = sorted(key for key in wanted if found.get(key) != wanted[key])
     if differing:
         raise ValueError(f"{run_folder}: holds a run with another {', '.join(differing)}; move it away")
@@ -260,21 +285,29 @@ def is_complete(experiment: Experiment, method: str, seed: int, folder: Path) ->
 @dataclass
 class _Job:
     label: str
-    arguments: list[str]
+    method: str | None
+    """None: the untrained policy's evaluation"""
+    seed: int
     folder: Path
     process: subprocess.Popen | None = None
 
 
 def run_experiment(experiment: Experiment, folder: Path, *, jobs: int) -> None:
-    """All methods and seeds, `jobs` processes at a time, one torch thread each. Finished runs are kept.
+    """All methods and seeds, `jobs` processes at a time, one torch thread each. Finished runs, packed ones
+    too, are kept: where all are there nothing is run.
 
-    Raises RuntimeError naming the runs that failed and their logs, after all others have finished.
+    Raises ValueError for settings that cannot be, before anything is run; RuntimeError naming the runs that
+    failed and their logs, after all others have finished.
     """
-    waiting = [_Job("base", ["base"], folder / "base")]
+    for method in experiment.methods:
+        _config(experiment, method, seed=0)
+    waiting = []
+    if not _is_recorded(folder / "base" / RunLog.EVALUATIONS):
+        waiting.append(_Job("base", None, 0, folder / "base"))
     for (method, seed), name in record_folders(experiment).items():
         if not is_complete(experiment, method, seed, folder):
-            waiting.append(_Job(f"{method}, seed {seed}", [method, str(seed)], folder / name))
-    total = experiment.steps * (len(waiting) - 1)
+            waiting.append(_Job(f"{method}, seed {seed}", method, seed, folder / name))
+    total = experiment.steps * sum(job.method is not None for job in waiting)
     running: list[_Job] = []
     failed: list[_Job] = []
     bar = tqdm(total=total, unit="step", desc=experiment.name)
@@ -309,9 +342,23 @@ def _steps_done(job: _Job) -> int:
 
 def _start(job: _Job, experiment: Experiment, folder: Path) -> _Job:
     job.folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "igrpo_kit", "run-one", experiment.name, str(folder), *job.arguments]
+    command = [sys.executable, "-c", "from igrpo_kit.experiments import run_job; run_job()"]
     # Two threads on two busy cores wait for each other; one thread a process does not.
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    # The experiment itself and not its name: what is run is what was asked for, in no list or changed.
+    described = pickle.dumps((experiment, job.method, job.seed, folder))
     with open(job.folder / "log.txt", "ab") as log:
-        job.process = subprocess.Popen(command, stdout=log, stderr=log, env=variables)
+        job.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=variables)
+    assert job.process.stdin is not None
+    job.process.stdin.write(described)
+    job.process.stdin.close()
     return job
+
+
+def run_job() -> None:
+    """One run in a process of its own, described on its standard input by `run_experiment`."""
+    experiment, method, seed, folder = pickle.load(sys.stdin.buffer)
+    if method is None:
+        run_base(experiment, folder)
+    else:
+        run_one(experiment, method, seed, folder)

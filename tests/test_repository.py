@@ -131,7 +131,16 @@ FLOORS = [
         "runlog",
         "fetch",
     ],
-    ["losses", "analysis.passk", "checkpoint", "_grading_worker", "_grading_pool"],
+    [
+        "losses",
+        "analysis.passk",
+        "analysis.cost",
+        "analysis.exact",
+        "analysis.paper",
+        "checkpoint",
+        "_grading_worker",
+        "_grading_pool",
+    ],
     # models and processes
     ["grading", "policies", "scoring", "samplers", "samplers._llama"],
     ["samplers.hf", "samplers.scripted", "problems"],
@@ -144,7 +153,7 @@ FLOORS = [
     # experiments, pictures, the command line
     ["analysis.dynamics"],
     ["experiments", "viz.style"],
-    ["viz.plots", "viz.panels", "viz.files"],
+    ["ablations", "viz.plots", "viz.panels", "viz.files"],
     ["viz.runs", "viz.results"],
     ["viz.live", "viz.gallery"],
     ["cli"],
@@ -159,6 +168,8 @@ PURE = {
     "puzzles",
     "analysis.intervals",
     "analysis.passk",
+    "analysis.cost",
+    "analysis.exact",
 }
 
 

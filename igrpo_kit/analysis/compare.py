@@ -7,7 +7,7 @@ in all, evaluations not counted. Between two evaluations accuracy is interpolate
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,6 +159,8 @@ class Summary:
     """by column; see `COLUMNS`"""
     differences: dict[str, Interval]
     """the same columns minus the baseline's with the same seed"""
+    against: str | None = None
+    """the method the differences are taken to instead of the baseline, if another was named"""
 
 
 def _columns(base: Row, tokens: float, seconds: float) -> dict[str, Callable[[Record], float]]:
@@ -193,18 +195,23 @@ def _draft_accuracy(record: Record) -> float:
     return float(np.mean(row["draft_right"])) / row["num_samples"]
 
 
-def summarise(records: Sequence[Record], base: Row, *, baseline: str) -> list[Summary]:
+def summarise(
+    records: Sequence[Record], base: Row, *, baseline: str, against: Mapping[str, str] | None = None
+) -> list[Summary]:
     """One `Summary` per method, in the order of the records.
 
-    `base` is the untrained policy's evaluation from q. A column that does not exist for a method (a copy
-    rate without drafts) is left out.
+    `base` is the untrained policy's evaluation from q. `against` names, for some methods, another one than
+    `baseline` to take the differences to. A column that does not exist for a method (a copy rate without
+    drafts) is left out.
 
-    Raises ValueError where a method has fewer than 2 seeds, or the baseline is missing.
+    Raises ValueError where a method has fewer than 2 seeds, or one to compare with is missing.
     """
     methods = list(dict.fromkeys(record.method for record in records))
     by_method = {m: {r.seed: r for r in records if r.method == m} for m in methods}
-    if baseline not in by_method:
-        raise ValueError(f"baseline: {baseline!r} is not among the records: {methods}")
+    to = {m: (against or {}).get(m, baseline) for m in methods}
+    for name in (baseline, *to.values()):
+        if name not in by_method:
+            raise ValueError(f"baseline: {name!r} is not among the records: {methods}")
     tokens = min(
         float(np.mean([r.metrics[-1]["tokens_trained"] for r in rs.values()])) for rs in by_method.values()
     )
@@ -216,17 +223,19 @@ def summarise(records: Sequence[Record], base: Row, *, baseline: str) -> list[Su
     for method, runs in by_method.items():
         values = {name: {s: column(r) for s, r in runs.items()} for name, column in columns.items()}
         values = {name: v for name, v in values.items() if not np.isnan(list(v.values())).any()}
-        shared = [seed for seed in runs if seed in by_method[baseline]]
+        other = by_method[to[method]]
+        shared = [seed for seed in runs if seed in other]
         summaries.append(
             Summary(
                 method=method,
                 seeds=len(runs),
                 numbers={name: student_interval(list(v.values())) for name, v in values.items()},
                 differences={
-                    name: student_interval([v[s] - columns[name](by_method[baseline][s]) for s in shared])
+                    name: student_interval([v[s] - columns[name](other[s]) for s in shared])
                     for name, v in values.items()
-                    if method != baseline and not np.isnan(columns[name](by_method[baseline][shared[0]]))
+                    if method != baseline and not np.isnan(columns[name](other[shared[0]]))
                 },
+                against=(against or {}).get(method),
             )
         )
     return summaries
@@ -266,7 +275,8 @@ def table(summaries: Sequence[Summary], base: Row, columns: Sequence[str]) -> st
                 else ""
                 for c in columns
             ]
-            lines.append([f"difference: {summary.method}", "", *cells])
+            to = "" if summary.against is None else f" to {summary.against}"
+            lines.append([f"difference: {summary.method}{to}", "", *cells])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
