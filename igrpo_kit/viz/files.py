@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
+from plotly.offline import get_plotlyjs
 
 from igrpo_kit.viz.style import WIDTH, alt_text
 
 _DRAWN = ("x", "y", "error_x", "error_y", "text", "cells")
 """what a trace draws from; the rest is looks"""
 SCALE = 1.6
-"""sharp where 600 pixels are shown with 1,200 dots; twice the size would make the files half as large again"""
+"""sharp where 600 pixels are shown with 1,200 dots; twice the size would be half as many bytes again"""
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -51,7 +52,7 @@ def write_html(figure: go.Figure, path: Path, *, shared_script: bool = False) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     script = path.parent / "plotly.min.js"
     if shared_script and not script.exists():
-        script.write_text(pio.get_plotlyjs(), encoding="utf-8")
+        script.write_text(get_plotlyjs(), encoding="utf-8")
     drawing = pio.to_html(
         figure, full_html=False, include_plotlyjs=script.name if shared_script else True, div_id=path.stem
     )
@@ -66,8 +67,9 @@ def write_html(figure: go.Figure, path: Path, *, shared_script: bool = False) ->
 
 
 def write_pngs(figures: Mapping[Path, go.Figure]) -> list[Path]:
-    """Write each figure as a PNG, `SCALE` pixels for one of its own (`WIDTH` by 500 where it names none), all in
-    one start of the browser. Makes the folders.
+    """Write each figure as a PNG, all in one start of the browser. Makes the folders.
+
+    A figure is `WIDTH` by 500 where it names no size, and each of its pixels `SCALE` of the picture's.
 
     A picture carries its words and the data it was drawn from: `read_png` gives them back.
     Raises FileNotFoundError where there is no Chrome or Chromium to draw them, ValueError for a figure that

@@ -8,13 +8,13 @@ import numpy as np
 import plotly.graph_objects as go
 
 from igrpo_kit.analysis.compare import Record, load_experiment, summarise
-from igrpo_kit.analysis.passk import pass_at_k_interval
+from igrpo_kit.analysis.passk import pass_at_k_curve
 from igrpo_kit.experiments import EXPERIMENTS, record_folders
 from igrpo_kit.runlog import Row
 from igrpo_kit.toy import simulate_best_of_n, simulate_igrpo
 from igrpo_kit.viz.files import write_html, write_pngs
 from igrpo_kit.viz.plots import plot_best_of_n, plot_mixed_groups
-from igrpo_kit.viz.results import plot_forest, plot_pass_at_n
+from igrpo_kit.viz.results import as_intervals, plot_forest, plot_pass_at_n
 from igrpo_kit.viz.runs import (
     pass_intervals,
     plot_comparison,
@@ -80,11 +80,11 @@ def entropy() -> go.Figure:
 def pass_at_n() -> go.Figure:
     """Countdown: Pass@N before and after training."""
     records, base = _records("countdown-cpu")
-    n, rng = range(1, base["num_samples"] + 1), np.random.default_rng(0)
-    right = np.array(base["right"])
+    n = range(1, base["num_samples"] + 1)
+    untrained = pass_at_k_curve(base["num_samples"], base["right"], n, rng=np.random.default_rng(0))
     return plot_pass_at_n(
         {method: pass_intervals(seeds_of(records, method), n) for method in ("GRPO-8", "iGRPO 4+4")},
-        before={k: pass_at_k_interval(base["num_samples"], right, k, rng=rng) for k in n},
+        before=as_intervals(untrained),
         title="Countdown: training buys Pass@1 with Pass@32",
         subtitle="unbiased; 95 % bands over seeds, before training over problems",
     )

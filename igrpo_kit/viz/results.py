@@ -6,6 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from igrpo_kit.analysis.intervals import Interval
+from igrpo_kit.analysis.passk import MajorityCurve, PassCurve
 from igrpo_kit.viz.panels import add_band
 from igrpo_kit.viz.style import (
     COLORS,
@@ -18,6 +19,12 @@ from igrpo_kit.viz.style import (
     describe,
     ends_in_words,
 )
+
+
+def as_intervals(curve: PassCurve | MajorityCurve) -> dict[int, Interval]:
+    """A curve over problems, N -> its estimate with its 95 % interval, as `plot_pass_at_n` takes it."""
+    columns = zip(curve.n.tolist(), curve.estimate, curve.low, curve.high, strict=True)
+    return {n: Interval(float(estimate), float(low), float(high), 0.95) for n, estimate, low, high in columns}
 
 
 def plot_pass_at_n(
