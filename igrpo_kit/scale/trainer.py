@@ -2,8 +2,8 @@
 
 TRL repeats every prompt G times, draws a completion per row, scores it and trains on it. `IGRPOTrainer` puts
 Stage 1 in front: it drafts from q with TRL's own generation (transformers, vLLM colocated or served), scores
-with the same reward functions, selects one draft per group, and hands TRL the rows with q' as their prompt. So
-log-probs, reference, importance ratios and the loss are conditioned on q', and only refinements are trained.
+with the same reward functions, selects one draft per group, and hands TRL the rows with q' as their prompt.
+So log-probs, reference, ratios and loss are conditioned on q', and only the refinements are trained.
 
 Groups lie in consecutive rows, over all processes in rank order, and may straddle two of them: rewards and
 drafts are therefore gathered before one is selected. Written for the version of TRL named in constraints.txt;
@@ -11,7 +11,6 @@ what it relies on beyond the public interface is checked when a trainer is made 
 """
 
 import inspect
-import os
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -103,9 +102,9 @@ class IGRPOConfig(GRPOConfig):
         rows = self.per_device_train_batch_size * self.steps_per_generation
         if self.num_drafts not in (0, self.num_generations) and rows % self.num_generations:
             raise ValueError(
-                f"num_drafts={self.num_drafts} with num_generations={self.num_generations} needs whole groups on "
-                f"each process, and one holds {rows} rows (per_device_train_batch_size x steps_per_generation); "
-                f"make them a multiple of {self.num_generations}, or the two numbers equal"
+                f"num_drafts={self.num_drafts} with num_generations={self.num_generations} needs whole groups "
+                f"on each process, but one holds {rows} rows (per_device_train_batch_size x "
+                f"steps_per_generation): make that a multiple of {self.num_generations}, or the two equal"
             )
         if self.use_vllm and self.num_drafts:
             self._check_engine()
@@ -116,13 +115,13 @@ class IGRPOConfig(GRPOConfig):
         longest = self.vllm_max_model_length
         if longest is not None and draft + self.max_completion_length >= longest:
             raise ValueError(
-                f"vllm_max_model_length={longest} has no room for a question: a draft may take {draft} tokens "
-                f"and its refinement {self.max_completion_length}; raise it, or set max_draft_tokens"
+                f"vllm_max_model_length={longest} has no room for a question: a draft may take {draft} "
+                f"tokens and its refinement {self.max_completion_length}; raise it, or set max_draft_tokens"
             )
         if self.vllm_mode == "colocate" and self.vllm_enable_sleep_mode:
             warnings.warn(
-                "vllm_enable_sleep_mode discards the engine's weights after each of the two stages: all of them "
-                "are sent twice per generation, and Stage 2 finds no cached prefix",
+                "vllm_enable_sleep_mode discards the engine's weights after each of the two stages: they are "
+                "sent twice per generation, and Stage 2 finds no cached prefix",
                 stacklevel=4,
             )
 
@@ -263,7 +262,7 @@ class IGRPOTrainer(GRPOTrainer):
         return self._rewards
 
     def _shown_drafts(self, inputs: list[dict[str, Any]]) -> list[str | None]:
-        """Stage 1: the draft each local row's Stage 2 is shown, None where none could be scored or selected."""
+        """Stage 1: the draft each local row is shown in Stage 2, None where none was scored or selected."""
         G, N = self.num_generations, self.args.num_drafts
         rows = inputs if N == G else [row for row in inputs[::G] for _ in range(N)]
         prompts = [row["prompt"] for row in rows]
@@ -288,7 +287,7 @@ class IGRPOTrainer(GRPOTrainer):
             drafted = self._metrics["train"]
         finally:
             self._metrics["train"], self.num_generations = metrics, group_size
-        metrics["num_tokens"] = drafted.pop("num_tokens")
+        del drafted["num_tokens"]  # a running total, which Stage 2 logs
         for name, values in drafted.items():
             metrics[f"igrpo/stage1/{name}"].extend(values)
         # What reward functions logged: scalars are filed with the others; columns belong to the table of
@@ -383,7 +382,6 @@ class IGRPOTrainer(GRPOTrainer):
             "processes": self.accelerator.num_processes,
             "rollout": self._buffered_inputs if self._step % period else None,
         }
-        os.makedirs(output_dir, exist_ok=True)
         save_checkpoint(self._state_file(output_dir), state)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
