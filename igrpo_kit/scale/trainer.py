@@ -102,8 +102,8 @@ class IGRPOConfig(GRPOConfig):
         rows = self.per_device_train_batch_size * self.steps_per_generation
         if self.num_drafts not in (0, self.num_generations) and rows % self.num_generations:
             raise ValueError(
-                f"num_drafts={self.num_drafts} with num_generations={self.num_generations} needs whole groups "
-                f"on each process, but one holds {rows} rows (per_device_train_batch_size x "
+                f"num_drafts={self.num_drafts} with num_generations={self.num_generations} needs whole "
+                f"groups on each process, but one holds {rows} rows (per_device_train_batch_size x "
                 f"steps_per_generation): make that a multiple of {self.num_generations}, or the two equal"
             )
         if self.use_vllm and self.num_drafts:
@@ -227,7 +227,7 @@ class IGRPOTrainer(GRPOTrainer):
             if options.get(name):
                 raise ValueError(f"{name}: IGRPOTrainer drafts and refines in single turns without it")
         self._questions: list[Any] | None = None
-        self._rewards = torch.empty(0)
+        self._rewards, self._completion_ids = torch.empty(0), list[list[int]]()
         super().__init__(model, reward_funcs, args, **options)
         check_trl(self)
 
@@ -250,14 +250,15 @@ class IGRPOTrainer(GRPOTrainer):
             self._questions = None
         batch["advantages"] = self._exact_advantages(batch["advantages"])
         if drafts is not None:
-            self._log_copies(batch, drafts)
+            self._log_copies(drafts)
         return batch
 
     def _calculate_rewards(
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
     ) -> Tensor:
-        """TRL's, on q instead of q' (Eq. 3 changes the prompt, not the task); kept for the advantages."""
+        """TRL's, on q instead of q' (Eq. 3 changes the prompt, not the task); kept for what comes after."""
         prompts = prompts if self._questions is None else self._questions
+        self._completion_ids = completion_ids_list
         self._rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         return self._rewards
 
@@ -359,12 +360,9 @@ class IGRPOTrainer(GRPOTrainer):
         if totals.shape[1] > 1:
             self._log("stage1/dead_groups", dead_groups(fill_unscored(totals)).float().mean())
 
-    def _log_copies(self, batch: dict[str, Any], drafts: Sequence[str | None]) -> None:
+    def _log_copies(self, drafts: Sequence[str | None]) -> None:
         """The share of refinements that are their draft, letter by letter."""
-        rows = zip(batch["completion_ids"], batch["completion_mask"], strict=True)
-        texts = self.processing_class.batch_decode(
-            [ids[mask.bool()] for ids, mask in rows], skip_special_tokens=True
-        )
+        texts = self.processing_class.batch_decode(self._completion_ids, skip_special_tokens=True)
         copied = [torch.nan if d is None else float(d == t) for d, t in zip(drafts, texts, strict=True)]
         self._log("copy_rate", gather(torch.tensor(copied, device=self.accelerator.device)).nanmean())
 
