@@ -140,7 +140,7 @@ FLOORS = [
     ["judge", "rollout"],
     ["metrics"],
     ["update", "analysis.evaluate", "analysis.compare"],
-    ["training"],
+    ["training", "scale.trainer"],
     # experiments, pictures, the command line
     ["experiments", "viz.plots"],
     ["viz.runs"],
@@ -180,7 +180,11 @@ def modules():
 def test_rooms_import_only_what_stands_below_them():
     """The house: no arrow up, no circle; a new room is given its floor here."""
     level = {room: i for i, floor in enumerate(FLOORS) for room in floor}
-    found = {m: imported for m, imported in modules().items() if m not in ("", "__main__", "analysis", "viz")}
+    found = {
+        m: imported
+        for m, imported in modules().items()
+        if m not in ("", "__main__", "analysis", "viz", "scale")
+    }
     assert set(found) <= set(level), "rooms without a floor"
     for room, imported in found.items():
         for target in imported - {room}:
