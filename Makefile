@@ -1,10 +1,11 @@
 # Two commands on a machine that has only Python >= 3.11: make demo, make test. `make help` lists the rest.
 PYTHON ?= python3
 VENV := .venv
+SCALE := .venv-scale
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lab lint format figures bench clean
+.PHONY: help demo test test-scale lab lint format figures bench clean
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -13,6 +14,10 @@ demo: $(VENV)/.demo  ## the main job: a table, and a figure to open offline
 
 test: $(VENV)/.all lint  ## everything the project promises
 	$(PY) -m pytest
+	@echo "Left out: FSDP2, ZeRO-3 and LoRA on two CPU processes; make test-scale runs them."
+
+test-scale: $(SCALE)/.all  ## the trainer on TRL under FSDP2, ZeRO-3 and LoRA (needs g++), two CPU processes
+	OMP_NUM_THREADS=1 $(SCALE)/bin/python -m pytest -m scale -v
 
 lab: $(VENV)/.all  ## open the lessons in JupyterLab
 	$(PY) -m jupyterlab notebooks
@@ -51,5 +56,13 @@ $(VENV)/.all: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e '.[all]'
 	@touch $@ $(VENV)/.demo
 
-clean:  ## remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+# DeepSpeed pins nothing of ours but changes what transformers does when it is there: an environment apart.
+$(SCALE)/.all: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(SCALE)
+	$(SCALE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(SCALE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e '.[train,test]' deepspeed==0.19.8 peft==0.21.2
+	@touch $@
+
+clean:  ## remove the environments and caches
+	rm -rf $(VENV) $(SCALE) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -167,9 +167,9 @@ def typed(tmp_path, *script, reward=digit_share, questions=QUESTIONS, **options)
 
 
 def numbers(prompts, completions, **columns):
-    """The completion is its own reward, in tenths; `x` could not be scored."""
+    """The completion is its own reward, in tenths; `a` could not be scored."""
     texts = [completion[0]["content"] for completion in completions]
-    return [None if text == "x" else int(text) / 10 for text in texts]
+    return [None if text == "a" else int(text) / 10 for text in texts]
 
 
 def asked(run, stage):
@@ -199,8 +199,8 @@ def test_the_random_control_shows_every_draft_sometime(tmp_path):
 
 
 def test_a_draft_that_was_not_scored_is_not_shown(tmp_path):
-    drafts = ["x", "2", "x", "1"] + ["x"] * 4
-    run, batch = typed(tmp_path, drafts, "1x22" + "xxxx", reward=numbers, questions=["3+4", "5+2"])
+    drafts = "a2a1" + "aaaa"
+    run, batch = typed(tmp_path, drafts, "1a22" + "aaaa", reward=numbers, questions=["3+4", "5+2"])
     assert asked(run, 1) == ["3+4:2="] * 4 + ["5+2"] * 4  # q itself where there is nothing to show
     # the unscored refinement stands at the mean of the others, 1/6, and the std is of all four
     std = math.sqrt((1 / 15) ** 2 + 0 + 2 * (1 / 30) ** 2) / math.sqrt(3)
@@ -450,11 +450,8 @@ def test_the_guard_passes_the_pinned_trl_and_names_what_has_moved(monkeypatch):
 def test_the_guard_asks_the_trainer_too(tmp_path, monkeypatch):
     run = trainer(config(tmp_path))
     del run._pending_metrics
-    with pytest.raises(
-        TRLMovedError, match=f"trl 1.16.0: GRPOTrainer._pending_metrics.*{module.WRITTEN_FOR}"
-    ):
+    with pytest.raises(TRLMovedError, match=r"trl 1\.16\.0: GRPOTrainer\._pending_metrics has moved"):
         check_trl(run)
-    monkeypatch.delattr(GRPOTrainer, "_load_rng_state", raising=False)
     monkeypatch.setattr(GRPOTrainer, "_save_rng_state", lambda self: None, raising=False)
     with pytest.raises(TRLMovedError, match="_save_rng_state"):
         trainer(config(tmp_path))
@@ -616,9 +613,7 @@ def test_lora_trains_its_adapter_alone_against_the_base_as_reference(tmp_path):
     before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
     run.train()
     moved = {name for name, p in run.model.named_parameters() if not torch.equal(p, before[name])}
-    assert moved == {name for name in before if "lora_B" in name} | {
-        name for name in moved if "lora_A" in name
-    }
+    assert all("lora_" in name for name in moved)
     assert len([name for name in moved if "lora_B" in name]) == 4  # two layers, q and v
     first, second = run.state.log_history[:2]
     assert first["kl"] == 0.0 < second["kl"]

@@ -219,7 +219,7 @@ class IGRPOTrainer(GRPOTrainer):
 
     _tag_names = ["trl", "grpo", "igrpo"]  # noqa: RUF012, as TRL has it
 
-    def __init__(self, model: Any, reward_funcs: Any, args: IGRPOConfig, **options: Any) -> None:
+    def __init__(self, model: Any, reward_funcs: Any, args: GRPOConfig, **options: Any) -> None:
         check_trl()
         if not isinstance(args, IGRPOConfig):
             raise TypeError(f"args: expected an IGRPOConfig, got {type(args).__name__}")
