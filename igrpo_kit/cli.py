@@ -38,7 +38,8 @@ def best_of_n_table(
 
 
 def _toy(args: argparse.Namespace) -> None:
-    from igrpo_kit.viz.plots import plot_best_of_n, write_html
+    from igrpo_kit.viz.files import write_html
+    from igrpo_kit.viz.plots import plot_best_of_n
 
     rng = np.random.default_rng(args.seed)
     simulated = np.array(
@@ -70,7 +71,7 @@ def _report(args: argparse.Namespace) -> None:
 def _print_report(preset: str, records_folder: Path, figure_path: Path) -> None:
     from igrpo_kit.analysis.compare import load_experiment, summarise, table, verdicts
     from igrpo_kit.experiments import EXPERIMENTS, REPORTED, record_folders
-    from igrpo_kit.viz.plots import write_html
+    from igrpo_kit.viz.files import write_html
     from igrpo_kit.viz.runs import plot_comparison
 
     experiment = EXPERIMENTS[preset]
@@ -114,9 +115,16 @@ def _fetch(args: argparse.Namespace) -> None:
 
 
 def _figures(args: argparse.Namespace) -> None:
-    from igrpo_kit.viz.gallery import draw_figures
+    from igrpo_kit.viz.gallery import draw_pages, draw_pictures
 
-    for path in draw_figures(args.out):
+    for path in draw_pages(args.out):
+        print(path)
+    try:
+        pictures = draw_pictures(args.out)
+    except FileNotFoundError as error:  # the pages are drawn, and pictures are for those who have a browser
+        print(f"igrpo figures: {error}", file=sys.stderr)
+        return
+    for path in pictures:
         print(path)
 
 
@@ -182,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("model", choices=["smollm2"])
     fetch.set_defaults(run=_fetch)
 
-    figures = commands.add_parser("figures", help="draw the pictures of figures/ anew (needs a Chromium)")
+    figures = commands.add_parser("figures", help="draw figures/ anew; pictures need a Chromium")
     figures.add_argument("--out", type=Path, default=Path("figures"), help="folder (%(default)s)")
     figures.set_defaults(run=_figures)
     return parser

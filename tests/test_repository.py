@@ -131,7 +131,16 @@ FLOORS = [
         "runlog",
         "fetch",
     ],
-    ["losses", "analysis.passk", "checkpoint", "_grading_worker", "_grading_pool"],
+    [
+        "losses",
+        "analysis.passk",
+        "analysis.cost",
+        "analysis.exact",
+        "analysis.paper",
+        "checkpoint",
+        "_grading_worker",
+        "_grading_pool",
+    ],
     # models and processes
     ["grading", "policies", "scoring", "samplers", "samplers._llama"],
     ["samplers.hf", "samplers.scripted", "problems"],
@@ -142,8 +151,10 @@ FLOORS = [
     ["update", "analysis.evaluate", "analysis.compare"],
     ["training"],
     # experiments, pictures, the command line
-    ["experiments", "viz.plots"],
-    ["viz.runs"],
+    ["analysis.dynamics"],
+    ["experiments", "viz.style"],
+    ["viz.plots", "viz.panels", "viz.files"],
+    ["viz.runs", "viz.results"],
     ["viz.live", "viz.gallery"],
     ["cli"],
 ]
@@ -157,6 +168,8 @@ PURE = {
     "puzzles",
     "analysis.intervals",
     "analysis.passk",
+    "analysis.cost",
+    "analysis.exact",
 }
 
 
