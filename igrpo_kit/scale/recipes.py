@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from igrpo_kit.grading import Grader
 from igrpo_kit.judge import JudgeReward
+from igrpo_kit.policies import local_policies
 from igrpo_kit.presets import PRESETS, load_preset
 from igrpo_kit.problems import Problem, load_problems
 from igrpo_kit.rewards import AccuracyReward, FormatReward, Reward
@@ -77,8 +78,8 @@ class Recipe:
 
     @property
     def model(self) -> str:
-        """What is trained: a hub id, or a name or path as `load_policy` knows it."""
-        return self.run["model"]
+        """What is trained, as transformers, TRL and vLLM take it: a hub id, or a directory."""
+        return str(local_policies().get(self.run["model"], self.run["model"]))
 
     def to_row(self) -> dict[str, Any]:
         """Plain values by section, without the sources: for a run's record, and for the shell."""
@@ -99,15 +100,24 @@ class Recipe:
             )
         return rows // at_once
 
-    def config(self, output_dir: str | Path, *, processes: int = 1, **changes: Any) -> "IGRPOConfig":
+    def config(
+        self, output_dir: str | Path, *, processes: int = 1, vllm_host: str = "", **changes: Any
+    ) -> "IGRPOConfig":
         """The trainer's configuration on so many processes; `changes` are fields of IGRPOConfig.
 
-        Raises ValueError naming recipe and field for a field IGRPOConfig does not have, and as `accumulation`.
+        With a `vllm_host` the vLLM server there generates, whatever the recipe says. Raises ValueError naming the
+        recipe: a field IGRPOConfig does not have, a recipe that needs a server and is given none, and as
+        `accumulation`.
         """
         from igrpo_kit.scale.trainer import IGRPOConfig  # brings TRL, which a look at a recipe should not need
 
-        steps = self.accumulation(processes)
-        arguments = {"gradient_accumulation_steps": steps, **self.trainer, **changes}
+        arguments = {"gradient_accumulation_steps": self.accumulation(processes), **self.trainer, **changes}
+        if vllm_host:
+            arguments |= {"use_vllm": True, "vllm_mode": "server", "vllm_server_host": vllm_host}
+        elif arguments["use_vllm"] and arguments["vllm_mode"] == "server":
+            raise ValueError(
+                f"recipe {self.name}: completions come from a vLLM server, say where it runs: vllm_host"
+            )
         unknown = sorted(set(arguments) - {field.name for field in fields(IGRPOConfig)})
         if unknown:
             raise ValueError(f"recipe {self.name}: IGRPOConfig has no field {', '.join(unknown)}")
