@@ -149,7 +149,7 @@ FLOORS = [
     ["judge", "rollout"],
     ["metrics"],
     ["update", "analysis.evaluate", "analysis.compare"],
-    ["training"],
+    ["training", "analysis.dynamics"],
     # experiments, pictures, the command line
     ["analysis.dynamics"],
     ["experiments", "viz.style"],

@@ -6,7 +6,8 @@ tokens as the thriftiest method in all. *Seconds*: where each has used as much p
 in all, evaluations not counted. Between two evaluations accuracy is interpolated linearly.
 """
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from igrpo_kit.analysis.intervals import Interval, student_interval
 from igrpo_kit.analysis.passk import pass_at_k
-from igrpo_kit.runlog import Row, RunLog, read_rows
+from igrpo_kit.runlog import OnError, Row, RunLog, SkippedLinesWarning, read_checked_rows
 
 WINDOW = 20
 """steps averaged for "at the start" and "at the end" of a training metric"""
@@ -69,14 +70,71 @@ def pass_at(row: Row, k: int) -> float:
     return float(pass_at_k(row["num_samples"], np.array(row["right"]), k).mean())
 
 
-def load_record(folder: Path, method: str, seed: int) -> Record:
-    """Read one run's folder, packed or not."""
-    return Record(
-        method,
-        seed,
-        list(read_rows(folder / RunLog.METRICS)),
-        list(read_rows(folder / RunLog.EVALUATIONS)),
-    )
+METRIC_COLUMNS = (
+    "reward",
+    "right",
+    "dead_groups",
+    "entropy",
+    "length",
+    "tokens_sampled",
+    "tokens_trained",
+    "seconds/cpu_total",
+)
+"""what every metric row of this package holds, beside its step"""
+
+_NUMBER_OR_NULL = (int, float, type(None))
+
+EVALUATION_COLUMNS = {
+    "step": int, "final": bool, "protocol": str, "temperature": float, "num_samples": int,
+    "right": list, "reward": list, "entropy": float | None, "length": float,
+}  # fmt: skip
+
+
+def _require(row: Row, columns: Iterable[str]) -> None:
+    missing = [name for name in columns if name not in row]
+    if missing:
+        raise ValueError(
+            f"no {', '.join(map(repr, missing))}: of another program, or another version of this"
+        )
+
+
+def _metric_check() -> Callable[[Row], None]:
+    """A check of one file's metric rows in order."""
+    last = 0
+
+    def check(row: Row) -> None:
+        nonlocal last
+        _require(row, ("step", *METRIC_COLUMNS))
+        for name in METRIC_COLUMNS:
+            if not isinstance(row[name], _NUMBER_OR_NULL):
+                raise ValueError(f"{name!r} is not a number: {row[name]!r:.60}")
+        if not isinstance(row["step"], int) or row["step"] <= last:
+            raise ValueError(f"step {row['step']!r} after step {last}: not one run in order")
+        last = row["step"]
+
+    return check
+
+
+def _check_evaluation(row: Row) -> None:
+    _require(row, EVALUATION_COLUMNS)
+    for name, kind in EVALUATION_COLUMNS.items():
+        if not isinstance(row[name], int | float if kind is float else kind):
+            raise ValueError(f"{name!r} has a value of another kind: {row[name]!r:.60}")
+    if len(row["right"]) != len(row["reward"]):
+        raise ValueError(f"{len(row['right'])} counts in 'right' for {len(row['reward'])} rewards")
+    if not all(isinstance(c, int) and 0 <= c <= row["num_samples"] for c in row["right"]):
+        raise ValueError(f"'right' holds no counts from 0 to {row['num_samples']}")
+
+
+def load_record(folder: Path, method: str, seed: int, *, on_error: OnError = "raise") -> Record:
+    """Read one run's folder, packed or not.
+
+    Raises FileNotFoundError, and ValueError naming file and line for a row that is torn, not JSON, out of
+    order, or without what this version records; on_error="skip" leaves such rows out with a warning.
+    """
+    metrics = read_checked_rows(folder / RunLog.METRICS, _metric_check(), on_error=on_error)
+    evaluations = read_checked_rows(folder / RunLog.EVALUATIONS, _check_evaluation, on_error=on_error)
+    return Record(method, seed, list(metrics), list(evaluations))
 
 
 def score_curve(record: Record, base: Row, clock: str) -> tuple[list[float], list[float]]:
@@ -212,8 +270,22 @@ def table(summaries: Sequence[Summary], base: Row, columns: Sequence[str]) -> st
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def load_experiment(folder: Path, runs: dict[tuple[str, int], str]) -> tuple[list[Record], Row]:
-    """The records of `runs`, (method, seed) -> folder name, and the untrained policy's evaluation from q."""
-    records = [load_record(folder / name, method, seed) for (method, seed), name in runs.items()]
-    base = Record("before training", 0, [], list(read_rows(folder / "base" / RunLog.EVALUATIONS)))
-    return records, base.final("q")
+def load_experiment(
+    folder: Path, runs: dict[tuple[str, int], str], *, on_error: OnError = "raise"
+) -> tuple[list[Record], Row]:
+    """The records of `runs`, (method, seed) -> folder name, and the untrained policy's evaluation from q.
+
+    Raises as `load_record` does; on_error="skip" also leaves out a run that is not there, with a warning.
+    """
+    records = []
+    for (method, seed), name in runs.items():
+        try:
+            records.append(load_record(folder / name, method, seed, on_error=on_error))
+        except FileNotFoundError as error:
+            if on_error == "raise":
+                raise
+            warnings.warn(f"{method}, seed {seed}: left out, {error}", SkippedLinesWarning, stacklevel=2)
+    evaluations = read_checked_rows(
+        folder / "base" / RunLog.EVALUATIONS, _check_evaluation, on_error=on_error
+    )
+    return records, Record("before training", 0, [], list(evaluations)).final("q")

@@ -4,7 +4,7 @@ Two runs can be laid side by side at equal *steps*, at equal sampled or trained 
 *accuracy*, and the three can tell different stories: a method that learns more slowly keeps its entropy for
 longer at equal steps, whether or not it does anything to keep it (Section 5, "Entropy analysis").
 
-Every function is pure: records in (`compare.load_experiment` reads them), arrays out, for a table or a figure.
+Every function is pure: records in (`compare.load_experiment` reads them), arrays out, for a table or figure.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +16,13 @@ from jaxtyping import Float, Int
 from scipy.stats import t as student_t
 
 from igrpo_kit.analysis.compare import Record, accuracy, mean_reward, score_curve
-from igrpo_kit.analysis.intervals import Interval, bootstrap_interval, paired_difference, wilson_interval
+from igrpo_kit.analysis.intervals import (
+    Interval,
+    bootstrap_interval,
+    bootstrap_means,
+    paired_difference,
+    wilson_interval,
+)
 from igrpo_kit.analysis.passk import pass_at_k
 from igrpo_kit.runlog import Row
 
@@ -250,9 +256,8 @@ def transition_table(
     units = len(transitions.counts)
     if units == 0:
         raise ValueError("transitions: no refinement was shown a draft")
-    weights = rng.multinomial(units, np.full(units, 1 / units), size=resamples)
     totals = transitions.counts.sum(axis=0)
-    resampled = weights @ transitions.counts
+    resampled = bootstrap_means(transitions.counts.astype(float), rng=rng, resamples=resamples)
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
     table = {}
     for i, name in enumerate(TRANSITIONS):
@@ -339,9 +344,9 @@ def check_best_draft(record: Record, num_drafts: int = 4, *, rng: np.random.Gene
     if len(measured) != len(right):
         raise ValueError(f"{record.method}: best_of_n has {len(measured)} problems, q has {len(right)}")
     predicted = pass_at_k(on_q["num_samples"], right, num_drafts)
-    weights = rng.multinomial(len(right), np.full(len(right), 1 / len(right)), size=2000) / len(right)
     p = right / on_q["num_samples"]
-    bias = 1 - (1 - weights @ p) ** num_drafts - weights @ measured
+    means = bootstrap_means(np.stack([p, measured], axis=1), rng=rng)
+    bias = 1 - (1 - means[:, 0]) ** num_drafts - means[:, 1]
     mean_p = 1 - (1 - p.mean()) ** num_drafts
     low, high = np.quantile(bias, [0.025, 0.975])
     return BestDraftCheck(
