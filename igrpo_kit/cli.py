@@ -236,7 +236,9 @@ def _add_scale(commands: Any) -> None:
     run.add_argument("flags", nargs=argparse.REMAINDER, help="the notebook's own, after --")
     run.set_defaults(run=_run_notebook)
 
-    recipe = commands.add_parser("recipe", help="a training run of the paper as JSON; without a name, all names")
+    recipe = commands.add_parser(
+        "recipe", help="a training run of the paper as JSON; without a name, all names"
+    )
     recipe.add_argument("name", nargs="?")
     recipe.add_argument("--sources", action="store_true", help="each value with the table it comes from")
     recipe.set_defaults(run=_recipe)

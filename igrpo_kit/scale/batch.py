@@ -131,7 +131,8 @@ def indent(source: str) -> str:
             inside.update(range(open_strings.pop() + 1, token.end[0] + 1))
     lines = source.split("\n")
     return "\n".join(
-        line if number in inside or not line.strip() else "    " + line for number, line in enumerate(lines, start=1)
+        line if number in inside or not line.strip() else "    " + line
+        for number, line in enumerate(lines, start=1)
     )
 
 
@@ -150,12 +151,16 @@ def _body(notebook: Path) -> Iterator[str]:
     }
     for name, kind, _, source in kept:
         if kind == "markdown":
-            yield "\n".join(["    # %% [markdown]", *(f"    # {line}".rstrip() for line in source.splitlines())])
+            yield "\n".join(
+                ["    # %% [markdown]", *(f"    # {line}".rstrip() for line in source.splitlines())]
+            )
         if kind != "code" or not source.strip():
             continue
         used = {node.id for node in nodes[name] if isinstance(node, ast.Name)}
         if missing := used & set(_INTERACTIVE) - imported:
-            raise ValueError(f"{name}: {missing.pop()} exists only in Jupyter: import it, or tag the cell {SKIP}")
+            raise ValueError(
+                f"{name}: {missing.pop()} exists only in Jupyter: import it, or tag the cell {SKIP}"
+            )
         yield "    # %%\n" + indent(source)
 
 
@@ -224,7 +229,7 @@ def export_notebook(notebook: Path, folder: Path) -> list[Path]:
 
     What a Slurm file asks of a notebook: with a parameter `phase` it is run as "train" and then as "evaluate",
     without one once; `recipe` and `vllm_host` together make it fit for several nodes. A training loop that
-    watches `IGRPO_STOP_FILE` (`scale.stop`) is requeued when it is preempted, and must resume by itself.
+    watches `IGRPO_STOP_FILE` (`scale.callbacks`) is requeued when it is preempted, and must resume by itself.
     Returns the files. Raises ValueError as `notebook_to_script`.
     """
     names = {p.name for p in notebook_parameters(notebook)}
@@ -250,12 +255,19 @@ def run_notebook(notebook: Path, output: Path, flags: Sequence[str]) -> None:
         kind: dict[str, Any] = {"type": _TYPES[parameter.type]}
         if parameter.type == "bool":
             kind = {"action": argparse.BooleanOptionalAction}
-        parser.add_argument(parameter.flag, **kind, help=parameter.help.replace("%", "%%"), default=argparse.SUPPRESS)
+        parser.add_argument(
+            parameter.flag, **kind, help=parameter.help.replace("%", "%%"), default=argparse.SUPPRESS
+        )
     given = vars(parser.parse_args(list(flags)))
     import papermill  # needed here alone, and slow to import
 
     output.parent.mkdir(parents=True, exist_ok=True)
     # Widget state would put 5 MB of JavaScript into the file for one live figure.
     papermill.execute_notebook(
-        str(notebook), str(output), given, kernel_name="python3", cwd=str(notebook.parent), store_widget_state=False
+        str(notebook),
+        str(output),
+        given,
+        kernel_name="python3",
+        cwd=str(notebook.parent),
+        store_widget_state=False,
     )

@@ -109,7 +109,9 @@ class Recipe:
         recipe: a field IGRPOConfig does not have, a recipe that needs a server and is given none, and as
         `accumulation`.
         """
-        from igrpo_kit.scale.trainer import IGRPOConfig  # brings TRL, which a look at a recipe should not need
+        from igrpo_kit.scale.trainer import (
+            IGRPOConfig,
+        )  # brings TRL, which a look at a recipe should not need
 
         arguments = {"gradient_accumulation_steps": self.accumulation(processes), **self.trainer, **changes}
         if vllm_host:
@@ -121,11 +123,16 @@ class Recipe:
         unknown = sorted(set(arguments) - {field.name for field in fields(IGRPOConfig)})
         if unknown:
             raise ValueError(f"recipe {self.name}: IGRPOConfig has no field {', '.join(unknown)}")
-        return IGRPOConfig(output_dir=str(output_dir), reward_weights=list(self.rewards.values()), **arguments)
+        return IGRPOConfig(
+            output_dir=str(output_dir), reward_weights=list(self.rewards.values()), **arguments
+        )
 
     def reward_functions(self, *, grader: Grader | None = None, prefill: str = "") -> list[Reward]:
         """The rewards in the order of `rewards`; `prefill` as in FormatReward."""
-        made: dict[str, Reward] = {"accuracy": AccuracyReward(grader), "format": FormatReward(prefill=prefill)}
+        made: dict[str, Reward] = {
+            "accuracy": AccuracyReward(grader),
+            "format": FormatReward(prefill=prefill),
+        }
         if "judge" in self.rewards:
             made["judge"] = JudgeReward(self.run["judge_url"], self.run["judge_model"], options={})
         return [made[name] for name in self.rewards]
@@ -150,7 +157,9 @@ def problem_set(name: str) -> list[Problem]:
 
 def fits(problems: Sequence[Problem], tokenizer: Any, max_tokens: int) -> list[Problem]:
     """The problems whose question has at most `max_tokens` tokens: TRL cuts no prompt, and neither do we."""
-    lengths = [len(ids) for ids in tokenizer([p.question for p in problems], add_special_tokens=False).input_ids]
+    lengths = [
+        len(ids) for ids in tokenizer([p.question for p in problems], add_special_tokens=False).input_ids
+    ]
     return [problem for problem, length in zip(problems, lengths, strict=True) if length <= max_tokens]
 
 
@@ -179,7 +188,9 @@ def _merged(name: str, recipes: Mapping[str, Any], path: Path, seen: tuple[str, 
     base = _merged(own.pop("base"), recipes, path, (*seen, name)) if "base" in own else {}
     unknown = set(own) - {"title"} - set(_SECTIONS)
     if unknown:
-        raise ValueError(f"{path}, recipe {name}: no section {unknown.pop()!r}; there is {', '.join(_SECTIONS)}")
+        raise ValueError(
+            f"{path}, recipe {name}: no section {unknown.pop()!r}; there is {', '.join(_SECTIONS)}"
+        )
     sections = {section: {**base.get(section, {}), **own.get(section, {})} for section in _SECTIONS}
     return {"title": own.get("title", ""), **sections}
 
