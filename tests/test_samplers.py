@@ -133,8 +133,8 @@ def test_the_nucleus_holds_the_most_probable_tokens_up_to_top_p() -> None:
 def test_top_p_draws_from_the_nucleus_alone() -> None:
     model = llama()
     wide, narrow = (
-        hf.HFSampler(model, sampler(model).tokenizer, SamplingSettings(8, top_p=top_p)).sample(chat("1+2"), 32)
-        for top_p in (1.0, 1e-6)
+        hf.HFSampler(model, sampler(model).tokenizer, settings).sample(chat("1+2"), 32)
+        for settings in (SamplingSettings(8), SamplingSettings(8, top_p=1e-6))
     )
     assert len(set(wide.texts)) > 1 and len(set(narrow.texts)) == 1
     assert narrow.entropies is not None and narrow.entropies.abs().max() < 1e-5

@@ -4,15 +4,16 @@
     python jobs/07_full_run_a100.py --help
     sbatch jobs/07_full_run_a100.one_node.slurm --recipe one-gpu
 
-The cell tagged `parameters` becomes the flags: `steps: int = 100  # policy updates` is `--steps`, an int, 100 by
-default, with that help. Cells tagged `batch-skip` are left out, markdown becomes comments. The script stands under
-a main guard: an engine or a data loader that starts its workers by *spawn* imports the script again in each of
-them, and without the guard every worker would start the whole run.
+The cell tagged `parameters` becomes the flags: `steps: int = 100  # policy updates` is `--steps`, an int, 100
+by default, with that help. Cells tagged `batch-skip` are left out, markdown becomes comments. The script
+stands under a main guard: an engine or a data loader that starts its workers by *spawn* imports the script
+again in each of them, and without the guard every worker would start the whole run.
 
-The second way needs no script: papermill executes the notebook itself, cell by cell, and keeps what it printed and
-drew, which is better for reading and worse for several nodes, since it needs a Jupyter kernel and one process.
-papermill only warns of a parameter that does not exist, and goes on with the defaults. `run_notebook` (`igrpo run
-NOTEBOOK --steps 10`) takes the same flags as the script, so there a misspelt one fails before anything runs.
+The second way needs no script: papermill executes the notebook itself, cell by cell, and keeps what it
+printed and drew, which is better for reading and worse for several nodes, since it needs a Jupyter kernel and
+one process. papermill only warns of a parameter that does not exist, and goes on with the defaults.
+`run_notebook` (`igrpo run NOTEBOOK --steps 10`) takes the same flags as the script, so there a misspelt one
+fails before anything runs.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import ast
 import hashlib
 import io
 import json
+import re
 import tokenize
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ from typing import Any
 SKIP = "batch-skip"
 _TEMPLATE = Path(__file__).parent / "job.slurm"
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool}
-_RESERVED = ("help", "show_parameters")
+_RESERVED = ("help", "show_parameters", "argparse", "json")
 _INTERACTIVE = ("get_ipython", "display")
 
 
@@ -73,8 +75,9 @@ def _parse(name: str, source: str) -> ast.Module:
     except SyntaxError as error:
         line = (source.splitlines() or [""])[(error.lineno or 1) - 1 : error.lineno]
         raise ValueError(
-            f"{name}: not plain Python, line {error.lineno}: {''.join(line).strip()!r} ({error.msg}). Magics (%), "
-            f"shell lines (!) and top-level await do not run in a script: write it in Python or tag the cell {SKIP}"
+            f"{name}: not plain Python, line {error.lineno}: {''.join(line).strip()!r} ({error.msg}). "
+            "Magics (%), shell lines (!) and top-level await do not run in a script: write it in Python, or "
+            f"tag the cell {SKIP}"
         ) from error
     return tree
 
@@ -86,7 +89,7 @@ def _parameter(name: str, node: ast.stmt, comments: dict[int, str]) -> Parameter
     if kind not in _TYPES:
         raise ValueError(f"{name}: {target}: the type is one of {', '.join(_TYPES)}, got {kind}")
     if target in _RESERVED:
-        raise ValueError(f"{name}: {target}: the script has a flag of that name")
+        raise ValueError(f"{name}: {target}: the script uses that name")
     try:
         default = ast.literal_eval(node.value)
     except ValueError as error:
@@ -119,7 +122,7 @@ def notebook_parameters(notebook: Path) -> list[Parameter]:
 
 
 def indent(source: str) -> str:
-    """`source` four columns further in; the lines inside a string stay as they are, for they are its value."""
+    """`source` four columns further in, but for the lines inside a string: they are its value."""
     inside, open_strings = set[int](), list[int]()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         kind = tokenize.tok_name[token.type]
@@ -137,7 +140,7 @@ def indent(source: str) -> str:
 
 
 def _body(notebook: Path) -> Iterator[str]:
-    """The script's parts after the flags, cell by cell. Raises ValueError naming a cell that cannot run there."""
+    """The script after the flags, cell by cell. Raises ValueError naming a cell that cannot run there."""
     cells = list(_cells(notebook))
     kept = [cell for cell in cells if not {SKIP, "parameters"} & set(cell[2])]
     trees = {name: _parse(name, source) for name, kind, _, source in kept if kind == "code"}
@@ -172,7 +175,7 @@ def notebook_to_script(notebook: Path) -> str:
     """
     parameters = notebook_parameters(notebook)
     digest = hashlib.sha256(notebook.read_bytes()).hexdigest()
-    head = f'''"""Made by `igrpo export` from {notebook.name}; change that and export it again.
+    head = f'''"""Made by `igrpo export` from {job_name(notebook)}.ipynb; change that and export it again.
 
 source sha256: {digest}
 """
@@ -208,13 +211,16 @@ def _parameters() -> argparse.Namespace:
     return script
 
 
+def job_name(notebook: Path) -> str:
+    """The name of a notebook's script and job: that of its file, with nothing in it that a shell reads."""
+    return re.sub(r"[^\w.-]", "-", notebook.stem)
+
+
 def slurm_file(notebook: Path, *, nodes: int) -> str:
-    """The Slurm batch file that runs the exported script on `nodes` nodes; more than one: the first serves vLLM."""
-    digest = hashlib.sha256(notebook.read_bytes()).hexdigest()
+    """The Slurm file that runs the exported script on `nodes` nodes; of several the first serves vLLM."""
     values = {
-        "@NAME@": notebook.stem,
-        "@NOTEBOOK@": notebook.name,
-        "@SHA256@": digest,
+        "@NAME@": job_name(notebook),
+        "@SHA256@": hashlib.sha256(notebook.read_bytes()).hexdigest(),
         "@NODES@": str(nodes),
         "@GPUS@": "1" if nodes == 1 else "8",
     }
@@ -229,26 +235,26 @@ def export_notebook(notebook: Path, folder: Path) -> list[Path]:
 
     What a Slurm file asks of a notebook: with a parameter `phase` it is run as "train" and then as "evaluate",
     without one once; `recipe` and `vllm_host` together make it fit for several nodes. A training loop that
-    watches `IGRPO_STOP_FILE` (`scale.callbacks`) is requeued when it is preempted, and must resume by itself.
+    watches `IGRPO_STOP_FILE` (`scale.callbacks`) is requeued when preempted, and must resume by itself.
     Returns the files. Raises ValueError as `notebook_to_script`.
     """
-    names = {p.name for p in notebook_parameters(notebook)}
+    parameters, name = {p.name for p in notebook_parameters(notebook)}, job_name(notebook)
     files = {
-        f"{notebook.stem}.py": notebook_to_script(notebook),
-        f"{notebook.stem}.one_node.slurm": slurm_file(notebook, nodes=1),
+        f"{name}.py": notebook_to_script(notebook),
+        f"{name}.one_node.slurm": slurm_file(notebook, nodes=1),
     }
-    if {"recipe", "vllm_host"} <= names:
-        files[f"{notebook.stem}.multi_node.slurm"] = slurm_file(notebook, nodes=2)
+    if {"recipe", "vllm_host"} <= parameters:
+        files[f"{name}.multi_node.slurm"] = slurm_file(notebook, nodes=2)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    return [folder / name for name in files]
+    for file, text in files.items():
+        (folder / file).write_text(text, encoding="utf-8")
+    return [folder / file for file in files]
 
 
 def run_notebook(notebook: Path, output: Path, flags: Sequence[str]) -> None:
-    """Execute a notebook with papermill, its parameters given as the flags of the script; writes `output`.
+    """Execute a notebook with papermill, its parameters given as the script's flags; writes `output`.
 
-    A wrong flag ends the process as argparse does, status 2. Raises papermill's error naming the cell that failed.
+    A wrong flag ends the process as argparse does, status 2. Raises papermill's error where a cell fails.
     """
     parser = argparse.ArgumentParser(prog=f"igrpo run {notebook}", allow_abbrev=False)
     for parameter in notebook_parameters(notebook):

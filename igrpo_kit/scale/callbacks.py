@@ -1,8 +1,8 @@
-"""What a run on TRL's trainer needs from outside its loop: to be watched, and to be stopped with a checkpoint.
+"""What a run on TRL's trainer needs from outside its loop: to be watched, and to be stopped safely.
 
-A batch system asks for a stop by a signal, but a signal reaches the processes of a run at different moments and some
-not at all, and a checkpoint needs all of them at the same step. So the job's shell turns it into a file that every
-node sees, rank 0 looks for it after each step, and all ranks do what rank 0 saw.
+A batch system asks for a stop by a signal, but a signal reaches the processes of a run at different moments
+and some not at all, and a checkpoint needs all of them at the same step. So the job's shell turns it into a
+file that every node sees, rank 0 looks for it after each step, and all ranks do what rank 0 saw.
 (`enable_jit_checkpoint` of transformers reacts to SIGTERM rank by rank after a timer: right for one process.)
 """
 
@@ -29,8 +29,8 @@ _SHOWN = {
 class StopFile(TrainerCallback):
     """Ends training after the step under way, with a checkpoint, once the file exists.
 
-    `path` is by default what the environment variable IGRPO_STOP_FILE names, which the Slurm files set; without
-    one nothing is watched. It must lie where rank 0 sees it.
+    `path` is by default what the environment variable IGRPO_STOP_FILE names, which the Slurm files set;
+    without one nothing is watched. It must lie where rank 0 sees it.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:

@@ -1,12 +1,13 @@
 """The paper's training runs as data: every value with the table or section it comes from.
 
-`data/recipes.json` holds them; a recipe names its `base` and states what it changes. A value is the pair [value,
-source]; a source that begins with "ours" is not the paper's, and "Reading:" marks where the paper contradicts itself
-or is silent and one reading was chosen. A file of your own, of the same form, is loaded by its path and may name one
-of these as its base.
+`data/recipes.json` holds them; a recipe names its `base` and states what it changes. A value is the pair
+[value, source]; a source that begins with "ours" is not the paper's, and "Reading:" marks where the paper
+contradicts itself or is silent and one reading was chosen. A file of your own, of the same form, is loaded by
+its path and may name one of these as its base.
 
-What a recipe does not hold is `gradient_accumulation_steps`. It follows from the prompts per update, the group size
-and the number of GPUs, so a comparison with GRPO, or a run on another machine, keeps the prompts per update.
+What a recipe does not hold is `gradient_accumulation_steps`. It follows from the prompts per update, the
+group size and the number of GPUs, so a comparison with GRPO, or a run on another machine, keeps the prompts
+per update.
 """
 
 import json
@@ -87,7 +88,7 @@ class Recipe:
         return row | {"model": self.model}
 
     def accumulation(self, processes: int) -> int:
-        """`gradient_accumulation_steps` on so many training processes: prompts * G / (rows per device * processes).
+        """`gradient_accumulation_steps`: prompts * G / (rows per device * training processes).
 
         Raises ValueError where that is no whole number.
         """
@@ -95,8 +96,8 @@ class Recipe:
         at_once = self.trainer["per_device_train_batch_size"] * processes
         if processes < 1 or rows % at_once:
             raise ValueError(
-                f"recipe {self.name}: {rows} completions per update do not divide over {processes} processes of "
-                f"{self.trainer['per_device_train_batch_size']} (per_device_train_batch_size): change either"
+                f"recipe {self.name}: {rows} completions per update do not divide over {processes} "
+                f"processes of {self.trainer['per_device_train_batch_size']} (per_device_train_batch_size): change either"
             )
         return rows // at_once
 
@@ -105,8 +106,8 @@ class Recipe:
     ) -> "IGRPOConfig":
         """The trainer's configuration on so many processes; `changes` are fields of IGRPOConfig.
 
-        With a `vllm_host` the vLLM server there generates, whatever the recipe says. Raises ValueError naming the
-        recipe: a field IGRPOConfig does not have, a recipe that needs a server and is given none, and as
+        With a `vllm_host` the vLLM server there generates, whatever the recipe says. Raises ValueError naming
+        the recipe: a field IGRPOConfig does not have, a recipe that needs a server and is given none, and as
         `accumulation`.
         """
         from igrpo_kit.scale.trainer import (
@@ -207,8 +208,8 @@ def _checked(where: str, key: str, pair: Any, kind: type | None) -> tuple[Any, s
 def load_recipe(name: str) -> Recipe:
     """A recipe by its name in `data/recipes.json`, or the one recipe of a JSON file.
 
-    Raises ValueError naming file, recipe and key: an unknown name, section or key, a value without its source or
-    of another type, a missing one. Fields of the trainer are checked by `Recipe.config`.
+    Raises ValueError naming file, recipe and key: an unknown name, section or key, a value without its source
+    or of another type, a missing one. Fields of the trainer are checked by `Recipe.config`.
     """
     path, recipes = RECIPES, _read(RECIPES)
     if name.endswith(".json"):
