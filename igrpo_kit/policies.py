@@ -132,7 +132,7 @@ def load_policy(
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Policy(name, model.eval(), tokenizer, _prompt_format(folder))
+    return Policy(name, model.eval(), tokenizer, prompt_format_of(folder))
 
 
 def _from_pretrained(source: str, dtype: torch.dtype, *, local_files_only: bool) -> tuple[Any, Any]:
@@ -167,6 +167,7 @@ def _hub_is_reachable() -> bool:
     return True
 
 
-def _prompt_format(folder: Path) -> PromptFormat:
-    path = folder / _FORMAT_FILE
+def prompt_format_of(name_or_path: str | Path) -> PromptFormat:
+    """How a policy is asked, without loading it: its own format where it has one, else the paper's."""
+    path = local_policies().get(str(name_or_path), Path(name_or_path)) / _FORMAT_FILE
     return PromptFormat(**json.loads(path.read_text())) if path.exists() else PAPER_FORMAT

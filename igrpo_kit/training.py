@@ -194,6 +194,8 @@ class _Run:
     ) -> None:  # fmt: skip
         if not problems:
             raise ValueError("problems: at least one is needed")
+        if sampler.settings.top_p < 1:
+            raise ValueError(f"sampler: top_p={sampler.settings.top_p} is for evaluation; train with top_p=1")
         self.policy, self.problems, self.reward = policy, problems, reward
         self.sampler, self.config, self.full_reward = sampler, config, full_reward
         self.step = 0
