@@ -20,25 +20,31 @@ import torch
 from tqdm.auto import tqdm
 
 from igrpo_kit.analysis.evaluate import evaluate
+from igrpo_kit.baselines import CRITIQUE_AS_IF_FROM_Q, CRITIQUE_GRPO, SELF_VERIFICATION, vote_rows
 from igrpo_kit.checkpoint import load_checkpoint
-from igrpo_kit.policies import Policy, load_policy
+from igrpo_kit.policies import TINY_VERDICTS, Policy, load_policy
 from igrpo_kit.problems import Problem, addition_problems, countdown_max_problems, countdown_problems
+from igrpo_kit.prompts import VerdictFormat
 from igrpo_kit.rewards import AccuracyReward
 from igrpo_kit.runlog import RunLog, environment, read_rows, write_rows
 from igrpo_kit.samplers import SamplingSettings
 from igrpo_kit.samplers.hf import HFSampler
-from igrpo_kit.training import TrainConfig, derived_seed, train
+from igrpo_kit.training import IGRPO as IGRPO_STEP
+from igrpo_kit.training import TrainConfig, Variant, derived_seed, train
 
 GRPO_8: dict[str, Any] = {"num_drafts": 0, "num_refinements": 8}
 GRPO_4: dict[str, Any] = {"num_drafts": 0, "num_refinements": 4}
 IGRPO: dict[str, Any] = {"num_drafts": 4, "num_refinements": 4}
+LOOKING_BACK: dict[str, Any] = {**IGRPO, "train_drafts": True, "select": "random"}
+"""the baselines of Table 1: both stages trained, any answer looked back at"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """What is compared and all that is held equal.
 
-    `methods` are overrides of `TrainConfig`; `prompt_format` among them replaces the policy's own.
+    `methods` are overrides of `TrainConfig`; among them `prompt_format` replaces the policy's own, and
+    `variant` the step (`baselines`).
     """
 
     name: str
@@ -60,6 +66,8 @@ class Experiment:
     """the method the others' differences are taken to"""
     against: dict[str, str] = field(default_factory=dict)
     """where a method's difference is taken to another one than `baseline`"""
+    verdicts: VerdictFormat | None = None
+    """evaluate votes among samples, too, plain and weighted by the policy's own verdicts"""
     score: str = "accuracy"
     """the column of `analysis.compare` that matters: "reward" where it is graded"""
 
@@ -125,6 +133,25 @@ EXPERIMENTS: dict[str, Experiment] = {
             score="reward",
             held_out_problems=256,
         ),
+        Experiment(
+            name="baselines-cpu",
+            title="The baselines of Table 1 on Countdown, from a policy that can give verdicts",
+            policy="tiny-verdicts",
+            problems=countdown_problems,
+            methods={
+                "GRPO-8": GRPO_8,
+                "iGRPO 4+4": IGRPO,
+                "Self-Verification 4+4": {**LOOKING_BACK, "variant": SELF_VERIFICATION},
+                "Critique-GRPO 4+4": {**LOOKING_BACK, "variant": CRITIQUE_GRPO},
+                "Critique-GRPO 4+4, as if from q": {**LOOKING_BACK, "variant": CRITIQUE_AS_IF_FROM_Q},
+            },
+            max_new_tokens=12,
+            steps=120,
+            seeds=(0, 1, 2),
+            held_out_problems=256,
+            evaluate_every=30,
+            verdicts=TINY_VERDICTS,
+        ),
     )
 }
 
@@ -147,6 +174,9 @@ REPORTED = (
     "at equal gradient tokens",
     "at equal seconds",
     "own draft, refined",
+    "vote of 8",
+    "vote of 8, own verdicts",
+    "verdicts right",
     "entropy",
     "dead groups, start",
     "copy rate, end",
@@ -195,6 +225,11 @@ def _final_rows(
         {"num_samples": 8, "protocol": "best_of_n"},
     ]
     rows = [_evaluation_row(experiment, policy, problems, step, seed=seed, **w) for w in wanted]
+    if experiment.verdicts is not None:
+        settings = SamplingSettings(experiment.max_new_tokens)
+        voters = HFSampler(policy.model, policy.tokenizer, settings, seed=derived_seed(seed, f"votes {step}"))
+        votes = vote_rows(policy, voters, AccuracyReward(), problems, verdicts=experiment.verdicts)
+        rows += [{"step": step, **row} for row in votes]
     return [{**row, "final": True} for row in rows]
 
 
@@ -215,13 +250,17 @@ def run_base(experiment: Experiment, folder: Path) -> None:
     write_rows(path, rows)
 
 
-_NOT_OF_TRAINING = ("prompt_format",)
+_NOT_OF_TRAINING = ("prompt_format", "variant")
 """what a method may override that is no setting of `TrainConfig`"""
 
 
 def _config(experiment: Experiment, method: str, seed: int) -> TrainConfig:
     settings = {k: v for k, v in experiment.methods[method].items() if k not in _NOT_OF_TRAINING}
     return TrainConfig(steps=experiment.steps, seed=seed, **settings)
+
+
+def _variant(experiment: Experiment, method: str) -> Variant:
+    return experiment.methods[method].get("variant", IGRPO_STEP)
 
 
 def _load_policy(experiment: Experiment, method: str) -> Policy:
@@ -257,7 +296,8 @@ def run_one(experiment: Experiment, method: str, seed: int, folder: Path, *, pro
             evaluate_if_due(state["step"])
     rows = train(
         policy, problems, AccuracyReward(), sampler, _config(experiment, method, seed), folder=run_folder,
-        checkpoint_every=50, samples_every=50, resume=True, progress=progress,
+        variant=_variant(experiment, method), checkpoint_every=50, samples_every=50, resume=True,
+        progress=progress,
     )  # fmt: skip
     for row in rows:
         evaluate_if_due(row["step"])
@@ -274,6 +314,8 @@ def is_complete(experiment: Experiment, method: str, seed: int, folder: Path) ->
         return False
     found = json.loads((run_folder / "config.json").read_text())
     wanted = {"policy": experiment.policy, **_config(experiment, method, seed).to_row()}
+    if "variant" in experiment.methods[method]:  # records older than variants do not name theirs
+        wanted["variant"] = _variant(experiment, method).name
     if "prompt_format" in experiment.methods[method]:
         wanted["prompt_format"] = asdict(experiment.methods[method]["prompt_format"])
     differing = sorted(key for key in wanted if found.get(key) != wanted[key])

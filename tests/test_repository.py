@@ -141,6 +141,7 @@ FLOORS = [
     ["metrics"],
     ["update", "analysis.evaluate", "analysis.compare"],
     ["training"],
+    ["baselines"],
     # experiments, pictures, the command line
     ["experiments", "viz.plots"],
     ["ablations"],

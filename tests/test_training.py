@@ -30,8 +30,8 @@ from igrpo_kit.training import (
     learning_rate_at,
     problems_of_step,
     train,
-    train_step,
 )
+from igrpo_kit.update import train_step
 
 ROOT = Path(__file__).parent.parent
 PROBLEMS = countdown_problems(64, seed=0)

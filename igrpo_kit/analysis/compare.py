@@ -117,6 +117,9 @@ def _columns(base: Row, tokens: float, seconds: float) -> dict[str, Callable[[Re
         "own draft, refined": lambda r: accuracy(r.final("own_draft")),
         "gain over own draft": lambda r: accuracy(r.final("own_draft")) - _draft_accuracy(r),
         "best of 4, refined": lambda r: accuracy(r.final("best_of_n")),
+        "vote of 8": lambda r: _accuracy_if_any(r, "vote"),
+        "vote of 8, own verdicts": lambda r: _accuracy_if_any(r, "verified_vote"),
+        "verdicts right": lambda r: _accuracy_if_any(r, "verdict"),
         "entropy": lambda r: r.final("q")["entropy"],
         "length": lambda r: r.final("q")["length"],
         "dead groups, start": lambda r: r.at_start("dead_groups"),
@@ -130,6 +133,12 @@ def _columns(base: Row, tokens: float, seconds: float) -> dict[str, Callable[[Re
 
 
 COLUMNS = list(_columns({}, 0, 0))
+
+
+def _accuracy_if_any(record: Record, protocol: str) -> float:
+    """NaN where the experiment did not evaluate this."""
+    asked = any(row["final"] and row["protocol"] == protocol for row in record.evaluations)
+    return accuracy(record.final(protocol)) if asked else float("nan")
 
 
 def _draft_accuracy(record: Record) -> float:
