@@ -185,7 +185,7 @@ def vote_rows(
     scores = verification_scores(policy, [p.question for p in asked], samples.texts, verdicts).tolist()
     counts: dict[str, list[int]] = {"vote": [], "verified_vote": [], "verdict": []}
     for i in range(0, len(asked), K):
-        texts, sure, ok = (column[i : i + K] for column in (samples.texts, scores, right))
+        texts, sure, ok = samples.texts[i : i + K], scores[i : i + K], right[i : i + K]
         counts["vote"].append(int(ok[weighted_vote(texts, [1.0] * K)]))
         counts["verified_vote"].append(int(ok[weighted_vote(texts, sure)]))
         counts["verdict"].append(sum((s > 0.5) == o for s, o in zip(sure, ok, strict=True)))

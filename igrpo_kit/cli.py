@@ -172,14 +172,6 @@ _PRESETS = (
 
 
 def _add_experiments(commands: Any) -> None:
-    presets = (
-        "demo",
-        "countdown-cpu",
-        "addition-cpu",
-        "graded-cpu",
-        "baselines-cpu",
-        *(f"ablation-{f}" for f in _ABLATED),
-    )
     compare = commands.add_parser("compare", help="train methods side by side, report with intervals")
     compare.add_argument("--preset", choices=_PRESETS, default="demo", help="(%(default)s)")
     compare.add_argument("--out", type=Path, help="folder of the runs (runs/PRESET)")

@@ -29,8 +29,7 @@ from igrpo_kit.rewards import AccuracyReward
 from igrpo_kit.runlog import RunLog, environment, read_rows, write_rows
 from igrpo_kit.samplers import SamplingSettings
 from igrpo_kit.samplers.hf import HFSampler
-from igrpo_kit.training import IGRPO as IGRPO_STEP
-from igrpo_kit.training import TrainConfig, Variant, derived_seed, train
+from igrpo_kit.training import IGRPO_STEPS, TrainConfig, Variant, derived_seed, train
 
 GRPO_8: dict[str, Any] = {"num_drafts": 0, "num_refinements": 8}
 GRPO_4: dict[str, Any] = {"num_drafts": 0, "num_refinements": 4}
@@ -260,7 +259,7 @@ def _config(experiment: Experiment, method: str, seed: int) -> TrainConfig:
 
 
 def _variant(experiment: Experiment, method: str) -> Variant:
-    return experiment.methods[method].get("variant", IGRPO_STEP)
+    return experiment.methods[method].get("variant", IGRPO_STEPS)
 
 
 def _load_policy(experiment: Experiment, method: str) -> Policy:

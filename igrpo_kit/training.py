@@ -132,7 +132,7 @@ class Variant:
     trained: Callable[..., list[Trained]] = trained_stages
 
 
-IGRPO = Variant("igrpo")
+IGRPO_STEPS = Variant("igrpo")
 """The paper's method; with `num_drafts=0` it is GRPO."""
 
 SELECTORS: dict[str, Callable[[torch.Generator], Selector]] = {
@@ -403,7 +403,7 @@ def train(
     config: TrainConfig,
     *,
     full_reward: float = 1.0,
-    variant: Variant = IGRPO,
+    variant: Variant = IGRPO_STEPS,
     folder: Path | None = None,
     checkpoint_every: int = 0,
     samples_every: int = 0,
