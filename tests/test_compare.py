@@ -117,3 +117,28 @@ def test_a_missing_baseline_or_evaluation_is_named():
     with pytest.raises(LookupError, match="iGRPO, seed 3"):
         unfinished.final("q")
     assert np.isnan(unfinished.at_end("copy_rate"))
+
+
+def test_a_difference_can_be_taken_to_another_method(monkeypatch):
+    """Accuracies at the end, seeds 0 and 1: A 6/8, 6/8; B 4/8, 4/8; C 5/8, 5/8, compared with B."""
+    monkeypatch.setattr("igrpo_kit.analysis.compare.pass_at", lambda row, k: 0.0)
+    ends = {"A": [3, 3], "B": [2, 2], "C": [3, 2]}
+    runs = [record(m, s, end, tokens=100, seconds=1.0) for m, end in ends.items() for s in (0, 1)]
+    a, b, c = summarise(runs, BASE, baseline="A", against={"C": "B"})
+    assert (a.differences, b.against, c.against) == ({}, None, "B")
+    assert b.differences["accuracy"].estimate == pytest.approx(-0.25)
+    assert c.differences["accuracy"].estimate == pytest.approx(0.125)
+    lines = table([a, b, c], BASE, ["accuracy"]).splitlines()
+    assert lines[-2].startswith("| difference: B |")
+    assert lines[-1].startswith("| difference: C to B |")
+    with pytest.raises(ValueError, match="'D' is not among the records"):
+        summarise(runs, BASE, baseline="A", against={"C": "D"})
+
+
+def test_votes_are_columns_where_they_were_evaluated(monkeypatch):
+    monkeypatch.setattr("igrpo_kit.analysis.compare.pass_at", lambda row, k: 0.0)
+    runs = [record("A", s, [3, 3], tokens=100, seconds=1.0) for s in (0, 1)]
+    assert "vote of 8" not in summarise(runs, BASE, baseline="A")[0].numbers
+    for run in runs:
+        run.evaluations.append(evaluation(2, [1, 0], protocol="vote", samples=1, final=True))
+    assert summarise(runs, BASE, baseline="A")[0].numbers["vote of 8"].estimate == pytest.approx(0.5)
