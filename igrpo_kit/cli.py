@@ -67,13 +67,19 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _print_report(preset: str, records_folder: Path, figure_path: Path) -> None:
-    from igrpo_kit.analysis.compare import load_experiment, summarise, table, verdicts
+    from igrpo_kit.analysis.compare import load_experiment, one_run_table, summarise, table, verdicts
     from igrpo_kit.experiments import EXPERIMENTS, REPORTED, record_folders
     from igrpo_kit.viz.plots import write_html
     from igrpo_kit.viz.runs import plot_comparison
 
     experiment = EXPERIMENTS[preset]
     records, base = load_experiment(records_folder, record_folders(experiment))
+    figure = plot_comparison(records, base, title=experiment.title)
+    print("Figure, opens without a network:", write_html(figure, figure_path))
+    if len(experiment.seeds) == 1:
+        print("\nHeld-out problems. 95 % intervals over the problems; of another run they say nothing.\n")
+        print(one_run_table(records, base))
+        return
     summaries = summarise(records, base, baseline=experiment.baseline)
     seeds = len(experiment.seeds)
     print(f"\nHeld-out problems, single shot from q unless said. Mean [95 % interval over {seeds} seeds].\n")
@@ -81,8 +87,6 @@ def _print_report(preset: str, records_folder: Path, figure_path: Path) -> None:
     for summary in summaries:
         for sentence in verdicts(summary, experiment.baseline, [experiment.score, "greedy"]):
             print(sentence)
-    figure = plot_comparison(records, base, title=experiment.title)
-    print("Figure, opens without a network:", write_html(figure, figure_path))
 
 
 def _run_one(args: argparse.Namespace) -> None:
@@ -156,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_experiments(commands: Any) -> None:
-    presets = ("demo", "countdown-cpu", "addition-cpu", "graded-cpu")
+    presets = ("demo", "countdown-cpu", "addition-cpu", "graded-cpu", "smollm2-cpu", "smollm2-gpu")
     compare = commands.add_parser("compare", help="train methods side by side, report with intervals")
     compare.add_argument("--preset", choices=presets, default="demo", help="(%(default)s)")
     compare.add_argument("--out", type=Path, help="folder of the runs (runs/PRESET)")
