@@ -69,12 +69,12 @@ class Experiment:
 
 
 # Learning rates and warm-up were fixed before any run: usual values for a model of this size, between the
-# paper's 1e-6 for 7 B and our 3e-4 for 0.36 M parameters; twice as high where there are ten times fewer steps.
+# paper's 1e-6 for 7 B and our 3e-4 for 0.36 M parameters; twice as high where steps are ten times fewer.
 SMOLLM2: dict[str, Any] = {
     "policy": "smollm2-sums",
     "prepare": prepare_smollm2_sums,
     "problems": sum_problems,
-    "max_new_tokens": 48,
+    "max_new_tokens": 32,
     "methods": {
         "GRPO-8": GRPO_8,
         "iGRPO 4+4": IGRPO,
@@ -164,6 +164,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             **SMOLLM2,
             steps=300,
             seeds=(0, 1, 2),
+            train_problems=2000,
             held_out_problems=256,
             settings={"micro_batches": 4, "learning_rate": 1e-5, "warmup_steps": 30},
             device="cuda",

@@ -29,24 +29,22 @@ from igrpo_kit.scoring import completion_log_probs
 PLAIN_FORMAT = PromptFormat(system=None, refinement=PAPER_FORMAT.refinement)
 """The question alone, and the paper's order with a draft; a model of 0.1 B is only confused by more."""
 
-BATCH, LEARNING_RATE, WARMUP = 16, 1e-4, 5
+BATCH, LEARNING_RATE, WARMUP = 16, 3e-4, 5
 
 
-def sum_problems(
-    count: int, *, seed: int, split: Split = "train", distinct: bool = True
-) -> list[Problem]:
-    """`count` different sums and differences of three two-digit numbers, in words: reasoning-gym's chain_sum.
+def sum_problems(count: int, *, seed: int, split: Split = "train", distinct: bool = True) -> list[Problem]:
+    """`count` different sums and differences of three one-digit numbers, in words: reasoning-gym's chain_sum.
 
     Raises ValueError for `distinct=False`, and as `reasoning_gym_problems`.
     """
     if not distinct:
         raise ValueError("distinct: these problems are always distinct")
-    terms = {"min_terms": 3, "max_terms": 3, "min_digits": 2, "max_digits": 2}
+    terms = {"min_terms": 3, "max_terms": 3, "min_digits": 1, "max_digits": 1}
     return reasoning_gym_problems("chain_sum", count, seed=seed, split=split, **terms)
 
 
 def worked_sum(question: str) -> str:
-    """The solution taught for a question `... 20 - 56 - 31 =`: `20 - 56 = -36, -36 - 31 = <answer>-67</answer>`.
+    """The solution taught for a question `... 2 - 5 - 3 =`: `2 - 5 = -3, -3 - 3 = <answer>-6</answer>`.
 
     Raises ValueError where the question is no such sum.
     """
@@ -59,7 +57,11 @@ def worked_sum(question: str) -> str:
 
 
 def warm_start(
-    policy: Policy, pairs: Sequence[tuple[str, str]], *, batch: int = BATCH, learning_rate: float = LEARNING_RATE
+    policy: Policy,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    batch: int = BATCH,
+    learning_rate: float = LEARNING_RATE,
 ) -> Iterator[float]:
     """Train on (question, answer) pairs, each once and in order; yields the loss, nats per answer token."""
     model, tokenizer = policy.model, policy.tokenizer

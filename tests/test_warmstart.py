@@ -56,7 +56,10 @@ def naive_loss(policy, pairs):
     total, tokens = 0.0, 0
     for question, answer in pairs:
         (prompt,) = encode_prompts(policy.tokenizer, [policy.prompt_format.problem_messages(question)])
-        taught = [*policy.tokenizer(answer, add_special_tokens=False).input_ids, policy.tokenizer.eos_token_id]
+        taught = [
+            *policy.tokenizer(answer, add_special_tokens=False).input_ids,
+            policy.tokenizer.eos_token_id,
+        ]
         with torch.no_grad():
             logits = policy.model(torch.tensor([prompt + taught])).logits[0, len(prompt) - 1 : -1]
         total += cross_entropy(logits, torch.tensor(taught), reduction="sum").item()
