@@ -357,7 +357,7 @@ def _stage_from_tree(tree: Row) -> Stage:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory_mb` start anew; a process's own peak can be reset on Linux alone, elsewhere it grows."""
+    """Let `peak_memory_mb` start anew; a process's own only on Linux, elsewhere it grows."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return

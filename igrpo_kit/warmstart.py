@@ -91,8 +91,8 @@ def _answer_ids(
     return ids, mask
 
 
-STEPS = 0
-"""of `prepare_smollm2_sums`"""
+STEPS = 20
+"""after which a quarter of 96 samples on training problems was right, looked at every 10 steps (then 33)"""
 
 
 def prepare_smollm2_sums(models: Path = MODELS) -> Path:
