@@ -369,7 +369,10 @@ def peak_memory_mb(device: torch.device) -> float:
     """Peak memory in MB (10^6 bytes) since the last reset: allocated on a GPU, else held by this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
+    if sys.platform == "linux":  # getrusage's peak would be that of the process this one was started by
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
