@@ -74,13 +74,19 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _print_report(preset: str, records_folder: Path, figure_path: Path) -> None:
-    from igrpo_kit.analysis.compare import load_experiment, summarise, table, verdicts
+    from igrpo_kit.analysis.compare import load_experiment, one_run_table, summarise, table, verdicts
     from igrpo_kit.experiments import REPORTED, record_folders
     from igrpo_kit.viz.plots import write_html
     from igrpo_kit.viz.runs import plot_comparison
 
     experiment = _experiment(preset)
     records, base = load_experiment(records_folder, record_folders(experiment))
+    figure = plot_comparison(records, base, title=experiment.title)
+    print("Figure, opens without a network:", write_html(figure, figure_path))
+    if len(experiment.seeds) == 1:
+        print("\nHeld-out problems. 95 % intervals over the problems; of another run they say nothing.\n")
+        print(one_run_table(records, base))
+        return
     summaries = summarise(records, base, baseline=experiment.baseline, against=experiment.against)
     seeds = len(experiment.seeds)
     print(f"\nHeld-out problems, single shot from q unless said. Mean [95 % interval over {seeds} seeds].\n")
@@ -90,8 +96,6 @@ def _print_report(preset: str, records_folder: Path, figure_path: Path) -> None:
         baseline = summary.against or experiment.baseline
         for sentence in verdicts(summary, baseline, [experiment.score, "greedy"]):
             print(sentence)
-    figure = plot_comparison(records, base, title=experiment.title)
-    print("Figure, opens without a network:", write_html(figure, figure_path))
 
 
 def _run_one(args: argparse.Namespace) -> None:
@@ -166,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
 
 _ABLATED = ("beta", "completions", "split", "select", "objective", "template", "draft-length")
 _PRESETS = (
-    *("demo", "countdown-cpu", "addition-cpu", "graded-cpu", "baselines-cpu"),
+    *("demo", "countdown-cpu", "addition-cpu", "graded-cpu", "baselines-cpu", "smollm2-cpu", "smollm2-gpu"),
     *(f"ablation-{factor}" for factor in _ABLATED),
 )
 

@@ -268,7 +268,11 @@ class _Run:
         """One step: rollout, update, metrics."""
         start, cpu_start, config, step = perf_counter(), process_time(), self.config, self.step + 1
         self.between_steps = False  # from here to the end nothing of the state may be saved
+        device = self.policy.model.device
+        reset_peak_memory(device)
         rollout = self._rollout(step)
+        rollout_mb = peak_memory_mb(device)
+        reset_peak_memory(device)
         learning_rate = learning_rate_at(step, config)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -301,7 +305,8 @@ class _Run:
             "seconds/step": perf_counter() - start,
             "seconds/total": self.seconds,
             "seconds/cpu_total": self.cpu_seconds,
-            "memory/peak_mb": peak_memory_mb(self.policy.model.device),
+            "memory/rollout_mb": rollout_mb,
+            "memory/update_mb": peak_memory_mb(device),
         }, rollout
 
     def identity(self) -> Row:
@@ -370,11 +375,23 @@ def _stage_from_tree(tree: Row) -> Stage:
     return Stage(**{**tree, "samples": Samples(**tree["samples"]), "scores": Scores(**tree["scores"])})
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory_mb` start anew; a process's own only on Linux, elsewhere it grows."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory in MB (10^6 bytes): allocated on `device` if it is a GPU, else of this process."""
+    """Peak memory in MB (10^6 bytes) since the last reset: allocated on a GPU, else held by this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
+    if sys.platform == "linux":  # getrusage's peak would be that of the process this one was started by
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 

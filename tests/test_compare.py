@@ -5,6 +5,7 @@ from igrpo_kit.analysis.compare import (
     Record,
     accuracy,
     mean_reward,
+    one_run_table,
     pass_at,
     score_at,
     summarise,
@@ -142,3 +143,14 @@ def test_votes_are_columns_where_they_were_evaluated(monkeypatch):
     for run in runs:
         run.evaluations.append(evaluation(2, [1, 0], protocol="vote", samples=1, final=True))
     assert summarise(runs, BASE, baseline="A")[0].numbers["vote of 8"].estimate == pytest.approx(0.5)
+
+
+def test_runs_made_once_get_intervals_over_problems_only():
+    """Two problems, so the bootstrap's ends are the problems themselves."""
+    base = evaluation(0, [1, 0])
+    lines = one_run_table([record("GRPO", 0, [3, 1], tokens=1, seconds=1.0)], base).splitlines()
+    assert lines[0] == "| one run each | accuracy | change | greedy | own draft, refined |"
+    assert lines[2] == "| before training | 0.125 [0.000, 0.250] |  |  |  |"
+    # accuracy 3/4 and 1/4; the change 2/4 and 1/4; greedy 1 and 0; own draft 2/4 and 2/4
+    expected = "| GRPO | 0.500 [0.250, 0.750] | +0.375 [+0.250, +0.500] | 0.500 [0.000, 1.000] | "
+    assert lines[3] == expected + "0.500 [0.500, 0.500] |"

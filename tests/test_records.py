@@ -9,6 +9,7 @@ import pytest
 
 from igrpo_kit.analysis.compare import COLUMNS, load_experiment, summarise, table, verdicts
 from igrpo_kit.experiments import EXPERIMENTS, record_folders
+from igrpo_kit.runlog import RunLog, read_rows
 from igrpo_kit.training import TrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -150,3 +151,47 @@ def test_committed_benchmarks(name):
     assert len(row["samples"]) >= (3 if name == "grading_with_hostile_seconds" else 7)
     assert row["value"] == pytest.approx(statistics.median(row["samples"]), abs=1e-3)
     assert BENCHMARKS[name](row["value"])
+
+
+REDUCED = "smollm2-cpu"
+
+
+@pytest.fixture(scope="module")
+def reduced():
+    experiment = EXPERIMENTS[REDUCED]
+    records, base = load_experiment(RECORDS / REDUCED, record_folders(experiment))
+    return experiment, records, base
+
+
+def test_the_reduced_run_of_a_language_model_is_whole_matched_and_as_its_preset_says(reduced):
+    experiment, records, base = reduced
+    assert [record.method for record in records] == list(experiment.methods)
+    assert experiment.steps >= 30
+    assert len(base["right"]) == experiment.held_out_problems
+    for record in records:
+        assert [row["step"] for row in record.metrics] == list(range(1, experiment.steps + 1))
+        chosen = {**experiment.settings, **experiment.methods[record.method]}
+        expected = TrainConfig(steps=experiment.steps, seed=record.seed, **chosen).to_row()
+        folder = RECORDS / REDUCED / record_folders(experiment)[record.method, record.seed]
+        config = json.loads((folder / "config.json").read_text())
+        assert {key: config[key] for key in expected} == expected
+        assert (config["policy"], config["device"]) == ("smollm2-sums", "cpu")
+        for row in record.metrics:
+            drawn = sum(v for k, v in row.items() if k.startswith(("status/", "stage1/status/")))
+            assert drawn == chosen["prompts"] * (4 if record.method == "GRPO-4" else 8)
+            assert row["ratio_max"] is None or abs(row["ratio_max"] - 1) < 1e-4  # one inner epoch
+            assert row["sampler_gap"] is None or row["sampler_gap"] < 1e-4
+        assert len(record.final("q")["right"]) == experiment.held_out_problems
+
+
+def test_the_reduced_run_tells_time_memory_and_shows_drafts_beside_refinements(reduced):
+    experiment, records, _ = reduced
+    for record in records:
+        for row in record.metrics:
+            phases = row["seconds/sampling"] + row["seconds/scoring"] + row["seconds/update"]
+            assert 0.9 * row["seconds/step"] < phases <= row["seconds/step"] + 1e-3
+            assert min(row["memory/rollout_mb"], row["memory/update_mb"]) > 538  # 134.5 M weights in float32
+        folder = RECORDS / REDUCED / record_folders(experiment)[record.method, record.seed]
+        samples = list(read_rows(folder / RunLog.SAMPLES))
+        assert {row["step"] for row in samples} == {15, 30}
+        assert all(("drafts" in row) == ("stage1/reward" in record.metrics[0]) for row in samples)

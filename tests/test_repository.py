@@ -135,7 +135,7 @@ FLOORS = [
     # models and processes
     ["grading", "policies", "scoring", "samplers", "samplers._llama"],
     ["samplers.hf", "samplers.scripted", "problems"],
-    ["presets", "rewards", "pretrain"],
+    ["presets", "rewards", "pretrain", "warmstart"],
     # one step, and the loop
     ["judge", "rollout"],
     ["metrics"],

@@ -58,6 +58,7 @@ FIGURES: dict[str, Callable[[], go.Figure]] = {
     "countdown-cpu": partial(comparison, "countdown-cpu"),
     "addition-cpu": partial(comparison, "addition-cpu"),
     "graded-cpu": partial(comparison, "graded-cpu"),
+    "smollm2-cpu": partial(comparison, "smollm2-cpu"),
 }
 """Name of the file -> what draws it."""
 
