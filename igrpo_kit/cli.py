@@ -76,23 +76,28 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _print_report(preset: str, records_folder: Path, figure_path: Path) -> None:
-    from igrpo_kit.analysis.compare import load_experiment, summarise, table, verdicts
+    from igrpo_kit.analysis.compare import load_experiment, one_run_table, summarise, table, verdicts
     from igrpo_kit.experiments import REPORTED, record_folders
     from igrpo_kit.viz.files import write_html
     from igrpo_kit.viz.runs import plot_comparison
 
     experiment = _experiment(preset)
     records, base = load_experiment(records_folder, record_folders(experiment))
+    figure = plot_comparison(records, base, title=experiment.title)
+    print("Figure, opens without a network:", write_html(figure, figure_path))
+    if len(experiment.seeds) == 1:
+        print("\nHeld-out problems. 95 % intervals over the problems; of another run they say nothing.\n")
+        print(one_run_table(records, base))
+        return
     summaries = summarise(records, base, baseline=experiment.baseline, against=experiment.against)
     seeds = len(experiment.seeds)
     print(f"\nHeld-out problems, single shot from q unless said. Mean [95 % interval over {seeds} seeds].\n")
-    print(table(summaries, base, [experiment.score, *REPORTED]), end="\n\n")
+    columns = [c for c in REPORTED if any(c in summary.numbers for summary in summaries)]
+    print(table(summaries, base, [experiment.score, *columns]), end="\n\n")
     for summary in summaries:
         baseline = summary.against or experiment.baseline
         for sentence in verdicts(summary, baseline, [experiment.score, "greedy"]):
             print(sentence)
-    figure = plot_comparison(records, base, title=experiment.title)
-    print("Figure, opens without a network:", write_html(figure, figure_path))
 
 
 def _run_one(args: argparse.Namespace) -> None:
@@ -205,31 +210,34 @@ def _parser() -> argparse.ArgumentParser:
 
 
 _ABLATED = ("beta", "completions", "split", "select", "objective", "template", "draft-length")
+_PRESETS = (
+    *("demo", "countdown-cpu", "addition-cpu", "graded-cpu", "baselines-cpu", "smollm2-cpu", "smollm2-gpu"),
+    *(f"ablation-{factor}" for factor in _ABLATED),
+)
 
 
 def _add_experiments(commands: Any) -> None:
-    presets = ("demo", "countdown-cpu", "addition-cpu", "graded-cpu", *(f"ablation-{f}" for f in _ABLATED))
     compare = commands.add_parser("compare", help="train methods side by side, report with intervals")
-    compare.add_argument("--preset", choices=presets, default="demo", help="(%(default)s)")
+    compare.add_argument("--preset", choices=_PRESETS, default="demo", help="(%(default)s)")
     compare.add_argument("--out", type=Path, help="folder of the runs (runs/PRESET)")
     compare.add_argument("--jobs", type=_positive, default=2, help="processes at a time (%(default)s)")
     compare.set_defaults(run=_compare)
 
     report = commands.add_parser("report", help="the table and figure of a comparison from its records")
-    report.add_argument("--preset", choices=presets, default="countdown-cpu", help="(%(default)s)")
+    report.add_argument("--preset", choices=_PRESETS, default="countdown-cpu", help="(%(default)s)")
     report.add_argument("--records", type=Path, default=Path("data/runs"), help="(%(default)s)")
     report.add_argument("--out", type=Path, help="the figure's file (runs/PRESET.html)")
     report.set_defaults(run=_report)
 
     run_one = commands.add_parser("run-one", help="one run of a comparison, for a cluster's job array")
-    run_one.add_argument("preset", choices=presets)
+    run_one.add_argument("preset", choices=_PRESETS)
     run_one.add_argument("out", type=Path)
     run_one.add_argument("method", help='as in the preset, or "base"')
     run_one.add_argument("seed", type=_whole, nargs="?", default=0)
     run_one.set_defaults(run=_run_one)
 
     pack = commands.add_parser("pack", help="copy a comparison's records, small, for keeping in data/runs")
-    pack.add_argument("preset", choices=presets)
+    pack.add_argument("preset", choices=_PRESETS)
     pack.add_argument("--runs", type=Path, help="folder of the runs (runs/PRESET)")
     pack.add_argument("--out", type=Path, default=Path("data/runs"), help="(%(default)s)")
     pack.set_defaults(run=_pack)

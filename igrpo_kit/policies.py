@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from igrpo_kit.fetch import MODELS, read_gguf
-from igrpo_kit.prompts import PAPER_FORMAT, PromptFormat
+from igrpo_kit.prompts import PAPER_FORMAT, PromptFormat, VerdictFormat
 
 POLICIES = Path(__file__).parent.parent / "data" / "policies"
 """The committed policies, one directory each."""
@@ -33,6 +33,9 @@ DRAFT_BEFORE = PromptFormat(system=None, refinement="<d>{draft}</d>{question}")
 """Ours: the answer stands as far from the question as without a draft, which helps q' -> q transfer."""
 DRAFT_AFTER = PromptFormat(system=None, refinement="{question}<d>{draft}</d>")
 """The paper's order, Concat(q, draft) (Eq. 3), without its words."""
+
+TINY_VERDICTS = VerdictFormat(PromptFormat(system=None, refinement="{question}={draft}"), "1", "0")
+"""Is 3*7+5 an answer to 3,7,5:26? Only `tiny-verdicts` knows; no Countdown question or answer has a `=`."""
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 PLAIN_TEMPLATE = "{{ bos_token or '' }}{% for m in messages %}{{ m.content }}\n\n{% endfor %}"

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from tests.test_notebooks import ENVIRONMENT, run_notebook
 
 from igrpo_kit.runlog import read_rows
 from igrpo_kit.scale import batch
+from tests.test_notebooks import ENVIRONMENT, run_notebook
 
 ROOT = Path(__file__).parents[1]
 LESSON = ROOT / "notebooks" / "07_full_run_a100.ipynb"

@@ -11,6 +11,7 @@ from igrpo_kit.analysis.compare import (
     load_experiment,
     load_record,
     mean_reward,
+    one_run_table,
     pass_at,
     score_at,
     summarise,
@@ -217,3 +218,39 @@ def test_a_run_that_is_not_there_is_left_out_on_request(tmp_path):
         records, base = load_experiment(tmp_path, runs, on_error="skip")
     assert [r.seed for r in records] == [0]
     assert base["num_samples"] == 32
+
+
+def test_a_difference_can_be_taken_to_another_method(monkeypatch):
+    """Accuracies at the end, seeds 0 and 1: A 6/8, 6/8; B 4/8, 4/8; C 5/8, 5/8, compared with B."""
+    monkeypatch.setattr("igrpo_kit.analysis.compare.pass_at", lambda row, k: 0.0)
+    ends = {"A": [3, 3], "B": [2, 2], "C": [3, 2]}
+    runs = [record(m, s, end, tokens=100, seconds=1.0) for m, end in ends.items() for s in (0, 1)]
+    a, b, c = summarise(runs, BASE, baseline="A", against={"C": "B"})
+    assert (a.differences, b.against, c.against) == ({}, None, "B")
+    assert b.differences["accuracy"].estimate == pytest.approx(-0.25)
+    assert c.differences["accuracy"].estimate == pytest.approx(0.125)
+    lines = table([a, b, c], BASE, ["accuracy"]).splitlines()
+    assert lines[-2].startswith("| difference: B |")
+    assert lines[-1].startswith("| difference: C to B |")
+    with pytest.raises(ValueError, match="'D' is not among the records"):
+        summarise(runs, BASE, baseline="A", against={"C": "D"})
+
+
+def test_votes_are_columns_where_they_were_evaluated(monkeypatch):
+    monkeypatch.setattr("igrpo_kit.analysis.compare.pass_at", lambda row, k: 0.0)
+    runs = [record("A", s, [3, 3], tokens=100, seconds=1.0) for s in (0, 1)]
+    assert "vote of 8" not in summarise(runs, BASE, baseline="A")[0].numbers
+    for run in runs:
+        run.evaluations.append(evaluation(2, [1, 0], protocol="vote", samples=1, final=True))
+    assert summarise(runs, BASE, baseline="A")[0].numbers["vote of 8"].estimate == pytest.approx(0.5)
+
+
+def test_runs_made_once_get_intervals_over_problems_only():
+    """Two problems, so the bootstrap's ends are the problems themselves."""
+    base = evaluation(0, [1, 0])
+    lines = one_run_table([record("GRPO", 0, [3, 1], tokens=1, seconds=1.0)], base).splitlines()
+    assert lines[0] == "| one run each | accuracy | change | greedy | own draft, refined |"
+    assert lines[2] == "| before training | 0.125 [0.000, 0.250] |  |  |  |"
+    # accuracy 3/4 and 1/4; the change 2/4 and 1/4; greedy 1 and 0; own draft 2/4 and 2/4
+    expected = "| GRPO | 0.500 [0.250, 0.750] | +0.375 [+0.250, +0.500] | 0.500 [0.000, 1.000] | "
+    assert lines[3] == expected + "0.500 [0.500, 0.500] |"

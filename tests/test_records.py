@@ -14,6 +14,7 @@ from igrpo_kit.analysis.passk import majority_curve, pass_at_k_curve
 from igrpo_kit.experiments import EXPERIMENTS, held_out, record_folders
 from igrpo_kit.policies import load_policy
 from igrpo_kit.rewards import AccuracyReward
+from igrpo_kit.runlog import RunLog, read_rows
 from igrpo_kit.training import TrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -179,3 +180,47 @@ def test_the_stored_evaluation_is_of_the_committed_policy_and_problems():
     passes = pass_at_k_curve(32, right.sum(axis=1), [1, 32], rng=rng)
     assert votes.estimate[0] == pytest.approx(passes.estimate[0]) == pytest.approx(fmean(rewards["q"]))
     assert votes.estimate[0] < votes.low[1] < votes.estimate[1] < passes.estimate[1]
+
+
+REDUCED = "smollm2-cpu"
+
+
+@pytest.fixture(scope="module")
+def reduced():
+    experiment = EXPERIMENTS[REDUCED]
+    records, base = load_experiment(RECORDS / REDUCED, record_folders(experiment))
+    return experiment, records, base
+
+
+def test_the_reduced_run_of_a_language_model_is_whole_matched_and_as_its_preset_says(reduced):
+    experiment, records, base = reduced
+    assert [record.method for record in records] == list(experiment.methods)
+    assert experiment.steps >= 30
+    assert len(base["right"]) == experiment.held_out_problems
+    for record in records:
+        assert [row["step"] for row in record.metrics] == list(range(1, experiment.steps + 1))
+        chosen = {**experiment.settings, **experiment.methods[record.method]}
+        expected = TrainConfig(steps=experiment.steps, seed=record.seed, **chosen).to_row()
+        folder = RECORDS / REDUCED / record_folders(experiment)[record.method, record.seed]
+        config = json.loads((folder / "config.json").read_text())
+        assert {key: config[key] for key in expected} == expected
+        assert (config["policy"], config["device"]) == ("smollm2-sums", "cpu")
+        for row in record.metrics:
+            drawn = sum(v for k, v in row.items() if k.startswith(("status/", "stage1/status/")))
+            assert drawn == chosen["prompts"] * (4 if record.method == "GRPO-4" else 8)
+            assert row["ratio_max"] is None or abs(row["ratio_max"] - 1) < 1e-4  # one inner epoch
+            assert row["sampler_gap"] is None or row["sampler_gap"] < 1e-4
+        assert len(record.final("q")["right"]) == experiment.held_out_problems
+
+
+def test_the_reduced_run_tells_time_memory_and_shows_drafts_beside_refinements(reduced):
+    experiment, records, _ = reduced
+    for record in records:
+        for row in record.metrics:
+            phases = row["seconds/sampling"] + row["seconds/scoring"] + row["seconds/update"]
+            assert 0.9 * row["seconds/step"] < phases <= row["seconds/step"] + 1e-3
+            assert min(row["memory/rollout_mb"], row["memory/update_mb"]) > 538  # 134.5 M weights in float32
+        folder = RECORDS / REDUCED / record_folders(experiment)[record.method, record.seed]
+        samples = list(read_rows(folder / RunLog.SAMPLES))
+        assert {row["step"] for row in samples} == {15, 30}
+        assert all(("drafts" in row) == ("stage1/reward" in record.metrics[0]) for row in samples)

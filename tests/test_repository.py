@@ -145,12 +145,13 @@ FLOORS = [
     ["grading", "policies", "scoring", "samplers", "samplers._llama"],
     ["samplers.hf", "samplers.scripted", "problems"],
     ["samplers.vllm"],
-    ["presets", "rewards", "pretrain"],
+    ["presets", "rewards", "pretrain", "warmstart"],
     # one step, and the loop
     ["judge", "rollout"],
     ["metrics"],
     ["update", "analysis.evaluate", "analysis.compare"],
     ["training", "analysis.dynamics", "scale.trainer"],
+    ["baselines"],
     # experiments, pictures, the command line
     ["experiments", "viz.style"],
     ["ablations", "viz.plots", "viz.panels", "viz.files"],

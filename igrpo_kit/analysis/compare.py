@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from igrpo_kit.analysis.intervals import Interval, student_interval
+from igrpo_kit.analysis.intervals import Interval, bootstrap_interval, paired_difference, student_interval
 from igrpo_kit.analysis.passk import pass_at_k
 from igrpo_kit.runlog import OnError, Row, RunLog, SkippedLinesWarning, read_checked_rows
 
@@ -180,6 +180,9 @@ def _columns(base: Row, tokens: float, seconds: float) -> dict[str, Callable[[Re
         "own draft, refined": lambda r: accuracy(r.final("own_draft")),
         "gain over own draft": lambda r: accuracy(r.final("own_draft")) - _draft_accuracy(r),
         "best of 4, refined": lambda r: accuracy(r.final("best_of_n")),
+        "vote of 8": lambda r: _accuracy_if_any(r, "vote"),
+        "vote of 8, own verdicts": lambda r: _accuracy_if_any(r, "verified_vote"),
+        "verdicts right": lambda r: _accuracy_if_any(r, "verdict"),
         "entropy": lambda r: entropy(r.final("q")),
         "length": lambda r: r.final("q")["length"],
         "dead groups, start": lambda r: r.at_start("dead_groups"),
@@ -193,6 +196,12 @@ def _columns(base: Row, tokens: float, seconds: float) -> dict[str, Callable[[Re
 
 
 COLUMNS = list(_columns({}, 0, 0))
+
+
+def _accuracy_if_any(record: Record, protocol: str) -> float:
+    """NaN where the experiment did not evaluate this."""
+    asked = any(row["final"] and row["protocol"] == protocol for row in record.evaluations)
+    return accuracy(record.final(protocol)) if asked else float("nan")
 
 
 def _draft_accuracy(record: Record) -> float:
@@ -310,3 +319,29 @@ def load_experiment(
         folder / "base" / RunLog.EVALUATIONS, _check_evaluation, on_error=on_error
     )
     return records, Record("before training", 0, [], list(evaluations)).final("q")
+
+
+def one_run_table(records: Sequence[Record], base: Row) -> str:
+    """Runs that were made once, a Markdown line each: accuracy, its change in training, greedy, own draft.
+
+    The 95 % intervals are bootstrapped over the held-out problems (the change paired by problem). They say
+    what other problems could have given; what another run would have given, and so which method is better,
+    they do not say.
+    """
+    shares = {"before training": [_shares(base)]}
+    for record in records:
+        rows = (record.final("q"), record.final("q", greedy=True), record.final("own_draft"))
+        shares[record.method] = [_shares(row) for row in rows]
+    lines = ["| one run each | accuracy | change | greedy | own draft, refined |", "| --- " * 5 + "|"]
+    for name, (single_shot, *rest) in shares.items():
+        changed = paired_difference(single_shot, shares["before training"][0], rng=np.random.default_rng(0))
+        change = f"{changed.estimate:+.3f} [{changed.low:+.3f}, {changed.high:+.3f}]" if rest else ""
+        others = [str(bootstrap_interval(x, rng=np.random.default_rng(0))) for x in rest] or ["", ""]
+        accuracy = bootstrap_interval(single_shot, rng=np.random.default_rng(0))
+        lines.append("| " + " | ".join([name, str(accuracy), change, *others]) + " |")
+    return "\n".join(lines)
+
+
+def _shares(row: Row) -> np.ndarray:
+    """Per problem, the share of its samples that are right."""
+    return np.array(row["right"]) / row["num_samples"]

@@ -145,6 +145,7 @@ FIGURES: dict[str, Callable[[], go.Figure]] = {
     "dead_groups": dead_groups,
     "transitions": transitions,
     "differences": differences,
+    "smollm2-cpu": partial(comparison, "smollm2-cpu"),
 }
 """Name of the file -> what draws it."""
 
