@@ -151,7 +151,6 @@ FLOORS = [
     ["update", "analysis.evaluate", "analysis.compare"],
     ["training", "analysis.dynamics"],
     # experiments, pictures, the command line
-    ["analysis.dynamics"],
     ["experiments", "viz.style"],
     ["ablations", "viz.plots", "viz.panels", "viz.files"],
     ["viz.runs", "viz.results"],
