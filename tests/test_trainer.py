@@ -371,7 +371,7 @@ def test_an_engine_is_asked_per_prompt_and_synced_once_for_both_stages(tmp_path)
 @pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore")  # the engine's own
 def test_vllm_colocated_on_a_cpu_follows_the_weights(tmp_path, monkeypatch):
-    """The engine's log-probs are the trainer's within bfloat16, also after an update of all weights by 0.1."""
+    """The engine's log-probs are the trainer's within bfloat16, also after all weights have moved by 0.1."""
     pytest.importorskip("vllm")
     for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_PORT": 29531}.items():
         monkeypatch.setenv(name, str(value))

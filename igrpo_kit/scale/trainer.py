@@ -240,7 +240,7 @@ class IGRPOTrainer(GRPOTrainer):
         super().__init__(model, reward_funcs, args, **options)
         check_trl(self)
         if args.use_vllm and args.vllm_mode == "colocate" and self.accelerator.device.type == "cpu":
-            self.vllm_generation.sync_weights = self._sync_cpu_engine
+            self.vllm_generation.sync_weights = self._sync_cpu_engine  # type: ignore[method-assign]
 
     def _sync_cpu_engine(self) -> None:
         """TRL's own way, `load_weights`, fails on vLLM's CPU engine, which has repacked its weights."""
@@ -386,17 +386,21 @@ class IGRPOTrainer(GRPOTrainer):
 
     # Checkpoints: TRL loses the rollout it is in the middle of, and with it the phase of its generations.
 
+    @property
+    def _period(self) -> int:
+        """Micro-steps from one generation to the next."""
+        return (self.args.steps_per_generation or 1) * self.num_iterations
+
     def _state_file(self, checkpoint: str) -> Path:
         return Path(checkpoint, f"igrpo_state_{self.accelerator.process_index}.safetensors")
 
     def _save_rng_state(self, output_dir: str) -> None:
         """What decides the next step besides weights and optimizer: random states, and the open rollout."""
         super()._save_rng_state(output_dir)
-        period = self.args.steps_per_generation * self.num_iterations
         state = {
             "step": self._step,
             "processes": self.accelerator.num_processes,
-            "rollout": self._buffered_inputs if self._step % period else None,
+            "rollout": self._buffered_inputs if self._step % self._period else None,
         }
         save_checkpoint(self._state_file(output_dir), state)
 
@@ -423,7 +427,7 @@ class IGRPOTrainer(GRPOTrainer):
             reason = f"was written by {state['processes']} processes and this is a run of {processes}"
         else:
             micro_steps = self.state.global_step * self.args.gradient_accumulation_steps
-            if micro_steps % (self.args.steps_per_generation * self.num_iterations) == 0:
+            if micro_steps % self._period == 0:
                 return {"step": 0, "rollout": None}
             reason = f"holds no {path.name}"
         raise ValueError(
