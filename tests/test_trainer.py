@@ -515,13 +515,14 @@ def test_sleep_mode_warns_of_the_second_sync(tmp_path):
         config(tmp_path, use_vllm=True, vllm_enable_sleep_mode=True)
 
 
-def test_the_command_line_knows_every_field_and_no_other(tmp_path):
+def test_every_field_is_a_flag_of_trls_parser(tmp_path):
     parser = TrlParser((IGRPOConfig,))
-    flags = ["--output_dir", str(tmp_path), "--use_cpu", "True", "--bf16", "False", "--num_drafts", "2"]
-    (args,) = parser.parse_args_and_config([*flags, "--num_generations", "2", "--select", "random"])
-    assert (args.num_drafts, args.select, args.refinement_template[:10]) == (2, "random", "{question}")
+    flags = ["--output_dir", str(tmp_path), "--num_drafts", "2", "--num_generations", "2"]
+    args = parser.parse_args([*flags, "--select", "random", "--max_draft_tokens", "64"])
+    assert (args.num_drafts, args.select, args.max_draft_tokens) == (2, "random", 64)
+    assert args.refinement_template.startswith("{question}")
     with pytest.raises(SystemExit):
-        parser.parse_args_and_config([*flags, "--select", "bst"])
+        parser.parse_args([*flags, "--select", "bst"])
 
 
 def test_the_defaults_are_the_papers_objective(tmp_path):
