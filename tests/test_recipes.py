@@ -10,8 +10,8 @@ from igrpo_kit.presets import PRESETS
 from igrpo_kit.scale.recipes import fits, load_recipe, problem_set, recipe_names
 
 NAMES = recipe_names()
-# Table S.2, line by line; warmup_ratio is warmup_steps below 1 since transformers 5, and the attention kernel is
-# an argument of the model.
+# Table S.2, line by line; since transformers 5 warmup_ratio is warmup_steps below 1, and the attention kernel
+# is an argument of the model.
 TABLE_S2 = {
     "bf16": True,
     "model_init_kwargs": {"attn_implementation": "flash_attention_2"},
