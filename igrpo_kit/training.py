@@ -247,7 +247,7 @@ class _Run:
         return rollout
 
     def advance(self) -> tuple[Row, Rollout]:
-        """One step: rollout, update, metrics."""
+        """One step: rollout, update, sync of the sampler, metrics."""
         start, cpu_start, config, step = perf_counter(), process_time(), self.config, self.step + 1
         self.between_steps = False  # from here to the end nothing of the state may be saved
         rollout = self._rollout(step)
@@ -267,6 +267,9 @@ class _Run:
             reference=self.reference,
             bfloat16=config.bfloat16,
         )
+        sync_start = perf_counter()
+        self.sampler.sync()
+        seconds_sync = perf_counter() - sync_start
         num_drafts = config.num_drafts or config.num_refinements // 2
         row = rollout_metrics(rollout, num_drafts=num_drafts, full_reward=self.full_reward)
         drafted = row.get("stage1/tokens", 0.0)
@@ -280,6 +283,7 @@ class _Run:
             **row,
             **update,
             "learning_rate": learning_rate,
+            "seconds/sync": seconds_sync,
             "tokens_sampled": self.tokens_sampled,
             "tokens_trained": self.tokens_trained,
             "seconds/step": perf_counter() - start,
@@ -295,6 +299,7 @@ class _Run:
             **self.config.to_row(),
             "policy": self.policy.name,
             "prompt_format": dataclasses.asdict(self.policy.prompt_format),
+            "sampler": type(self.sampler).__name__,
             "sampling": dataclasses.asdict(self.sampler.settings),
             "reward": getattr(self.reward, "__name__", type(self.reward).__name__),
             "full_reward": self.full_reward,
@@ -410,6 +415,7 @@ def train(
     stop = threading.Event() if stop is None else stop
     path = None if folder is None else folder / "checkpoint.safetensors"
     log = None if folder is None else _open_record(run, folder, resume)
+    sampler.sync()  # the weights may be a checkpoint's
     saved_at = run.step
     bar = tqdm(total=config.steps, initial=run.step, disable=not progress, unit="step")
     try:

@@ -53,6 +53,17 @@ def record(method, seed, final, *, tokens, seconds):
 BASE = evaluation(0, [0, 0])
 
 
+def test_an_entropy_nobody_measured_is_left_blank():
+    """An engine that gives no full-vocabulary entropy writes null; that is neither 0 nor an error."""
+    records = [record("grpo", seed, [2, 2], tokens=10, seconds=1.0) for seed in (0, 1)]
+    for row in records[1].evaluations:
+        row["entropy"] = None
+    summaries = summarise(records, BASE | {"entropy": None}, baseline="grpo")
+    assert "entropy" not in summaries[0].numbers
+    rows = table(summaries, BASE | {"entropy": None}, ["entropy", "length"]).splitlines()
+    assert rows[2:] == ["| before training |  |  |  |", "| grpo | 2 |  | 3.000 [3.000, 3.000] |"]
+
+
 def test_numbers_of_one_evaluation_by_hand():
     row = evaluation(2, [1, 3])
     assert accuracy(row) == mean_reward(row) == 0.5

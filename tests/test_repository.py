@@ -144,6 +144,7 @@ FLOORS = [
     # models and processes
     ["grading", "policies", "scoring", "samplers", "samplers._llama"],
     ["samplers.hf", "samplers.scripted", "problems"],
+    ["samplers.vllm"],
     ["presets", "rewards", "pretrain"],
     # one step, and the loop
     ["judge", "rollout"],

@@ -65,6 +65,11 @@ def mean_reward(row: Row) -> float:
     return float(np.mean(row["reward"]))
 
 
+def entropy(row: Row) -> float:
+    """Nats per token; NaN where the sampler gave none (null in the record)."""
+    return float("nan") if row["entropy"] is None else row["entropy"]
+
+
 def pass_at(row: Row, k: int) -> float:
     """Unbiased pass@k, mean over problems."""
     return float(pass_at_k(row["num_samples"], np.array(row["right"]), k).mean())
@@ -173,7 +178,7 @@ def _columns(base: Row, tokens: float, seconds: float) -> dict[str, Callable[[Re
         "own draft, refined": lambda r: accuracy(r.final("own_draft")),
         "gain over own draft": lambda r: accuracy(r.final("own_draft")) - _draft_accuracy(r),
         "best of 4, refined": lambda r: accuracy(r.final("best_of_n")),
-        "entropy": lambda r: r.final("q")["entropy"],
+        "entropy": lambda r: entropy(r.final("q")),
         "length": lambda r: r.final("q")["length"],
         "dead groups, start": lambda r: r.at_start("dead_groups"),
         "dead groups, end": lambda r: r.at_end("dead_groups"),
@@ -251,9 +256,15 @@ def table(summaries: Sequence[Summary], base: Row, columns: Sequence[str]) -> st
     """A Markdown table: mean [95 % interval over seeds], and each method's difference to the baseline."""
     header = ["method", "seeds", *columns]
     lines = [header, ["---"] * len(header)]
-    start = {"reward": mean_reward(base), "accuracy": accuracy(base), "entropy": base["entropy"]}
+    start = {"reward": mean_reward(base), "accuracy": accuracy(base), "entropy": entropy(base)}
     start |= {f"pass@{k}": pass_at(base, k) for k in (8, 32) if base["num_samples"] >= k}
-    lines.append(["before training", "", *(f"{start[c]:.3f}" if c in start else "" for c in columns)])
+    lines.append(
+        [
+            "before training",
+            "",
+            *(f"{start[c]:.3f}" if c in start and not np.isnan(start[c]) else "" for c in columns),
+        ]
+    )
     for summary in summaries:
         cells = [str(summary.numbers[c]) if c in summary.numbers else "" for c in columns]
         lines.append([summary.method, str(summary.seeds), *cells])

@@ -45,7 +45,8 @@ class Samples:
 
     `mask` is True up to and including the first end-of-sequence token; padding never enters it.
     `log_probs` (nats) are at the sampler's temperature, `entropies` (nats) of the full vocabulary
-    at that temperature; both are 0 outside the mask. Greedy samples have log-prob 0 and entropy 0:
+    at that temperature, None where the engine does not give them; both are 0 outside the mask.
+    Greedy samples have log-prob 0 and entropy 0:
     the distribution they come from has one outcome. `texts` are the tokens before the
     end-of-sequence token, special ones included: nothing the policy wrote hides from a verifier.
     """
@@ -76,6 +77,10 @@ class Sampler(Protocol):
 
     def sample(self, prompts: Sequence[Messages], num_samples: int) -> Samples:
         """P prompts -> P * num_samples completions, row-major by prompt."""
+        ...
+
+    def sync(self) -> None:
+        """Sample from the policy as it is now; whoever changes its weights calls this afterwards."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
