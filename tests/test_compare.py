@@ -1,9 +1,15 @@
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from igrpo_kit.analysis.compare import (
     Record,
     accuracy,
+    load_experiment,
+    load_record,
     mean_reward,
     pass_at,
     score_at,
@@ -11,6 +17,9 @@ from igrpo_kit.analysis.compare import (
     table,
     verdicts,
 )
+from igrpo_kit.runlog import SkippedLinesWarning, read_rows, write_rows
+
+SEED_0 = Path(__file__).parent.parent / "data" / "runs" / "countdown-cpu" / "grpo-4" / "seed-0"
 
 
 def evaluation(step, right, *, protocol="q", temperature=1.0, final=False, draft_right=None, samples=4):
@@ -128,3 +137,83 @@ def test_a_missing_baseline_or_evaluation_is_named():
     with pytest.raises(LookupError, match="iGRPO, seed 3"):
         unfinished.final("q")
     assert np.isnan(unfinished.at_end("copy_rate"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A committed record, unpacked."""
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        write_rows(tmp_path / name, list(read_rows(SEED_0 / name)))
+    return tmp_path
+
+
+def damage(path, line, change):
+    lines = path.read_text().splitlines(keepends=True)
+    lines[line - 1] = change(lines[line - 1])
+    path.write_text("".join(lines))
+
+
+def without(name):
+    def change(line):
+        row = json.loads(line)
+        del row[name]
+        return json.dumps(row) + "\n"
+
+    return change
+
+
+def with_value(name, value):
+    return lambda line: json.dumps(json.loads(line) | {name: value}) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("metrics", lambda line: line[:50] + "\n", "line 7: not a JSON row"),
+        (
+            "metrics",
+            without("dead_groups"),
+            "line 7: no 'dead_groups': of another program, or another version",
+        ),
+        ("metrics", lambda line: '{"loss": 1.0, "epoch": 3}\n', "line 7: no 'step', 'reward'"),
+        ("metrics", with_value("entropy", "high"), "line 7: 'entropy' is not a number: 'high'"),
+        ("metrics", with_value("step", 3), "line 7: step 3 after step 6: not one run in order"),
+        ("metrics", with_value("step", 7.5), "line 7: step 7.5 after step 6"),
+        ("evaluations", without("num_samples"), "line 7: no 'num_samples'"),
+        ("evaluations", with_value("right", [1, 2]), "line 7: 2 counts in 'right' for 512 rewards"),
+        ("evaluations", with_value("num_samples", 1), "line 7: 'right' holds no counts from 0 to 1"),
+        ("evaluations", with_value("final", "yes"), "line 7: 'final' has a value of another kind: 'yes'"),
+    ],
+)
+def test_a_damaged_record_is_named_by_file_and_line_and_the_rest_loads(folder, file, change, message):
+    damage(folder / f"{file}.jsonl", 7, change)
+    with pytest.raises(ValueError) as error:
+        load_record(folder, "m", 0)
+    assert f"{file}.jsonl, {message}" in str(error.value)
+    with pytest.warns(SkippedLinesWarning, match="left out 1 of") as warned:
+        record = load_record(folder, "m", 0, on_error="skip")
+    assert len(warned) == 1
+    assert message in str(warned[0].message)
+    assert len(record.metrics) == 200 - (file == "metrics")
+    assert len(record.evaluations) == 13 - (file == "evaluations")
+
+
+def test_a_truncated_record_is_named_and_the_rest_loads(folder):
+    path = folder / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 200: cut off in the middle"):
+        load_record(folder, "m", 0)
+    with pytest.warns(SkippedLinesWarning, match="line 200"):
+        assert len(load_record(folder, "m", 0, on_error="skip").metrics) == 199
+
+
+def test_a_run_that_is_not_there_is_left_out_on_request(tmp_path):
+    shutil.copytree(SEED_0, tmp_path / "a")
+    shutil.copytree(SEED_0.parent.parent / "base", tmp_path / "base")
+    runs = {("m", 0): "a", ("m", 1): "b"}
+    with pytest.raises(FileNotFoundError, match="b"):
+        load_experiment(tmp_path, runs)
+    with pytest.warns(SkippedLinesWarning, match="m, seed 1: left out"):
+        records, base = load_experiment(tmp_path, runs, on_error="skip")
+    assert [r.seed for r in records] == [0]
+    assert base["num_samples"] == 32

@@ -179,7 +179,7 @@ def test_runs_without_drafts_have_no_transitions():
 
 def test_shares_that_fit_no_counts_are_an_error():
     row = transition_row(7, [4, 4, 2, 6], 4) | {"right_to_wrong": 0.47}
-    with pytest.raises(ValueError, match="step 7: .* no whole numbers"):
+    with pytest.raises(ValueError, match=r"step 7: .* no whole numbers"):
         transitions_in_metrics([row])
 
 
@@ -354,7 +354,7 @@ def test_what_the_records_say_of_transitions_and_of_proposition_3_1(countdown):
         assert found.left_out <= 2
     for record in records:
         check = check_best_draft(record, rng=np.random.default_rng(0))
-        assert check.error.low <= 0 <= check.error.high or abs(check.error.estimate) < 0.02
+        assert abs(check.error.estimate) < 0.02
         assert check.mean_p_bias.low > 0.15
     rows = list(read_rows(RECORDS / "countdown-cpu" / "igrpo-4-4" / "seed-0" / "samples.jsonl"))
     assert transitions_in_samples(rows).counts.sum() == 64

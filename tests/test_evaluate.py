@@ -145,6 +145,18 @@ def test_protocols_asked_for_later_join_the_same_file(tmp_path):
     assert all(a.rows[p] == b.rows[p] for p in a.rows)
 
 
+def test_a_protocol_that_was_interrupted_does_not_hold_up_another(tmp_path):
+    path = tmp_path / "e.jsonl"
+    run(path, protocols=("own_draft",))
+    path.write_bytes(
+        b"".join(path.read_bytes().splitlines(keepends=True)[:4])
+    )  # one of three calls, and a row
+    assert list(run(path, protocols=("q",)).rows) == ["q"]
+    with pytest.raises(ValueError, match="2 of 5 problems under 'own_draft'"):
+        read_evaluation(path)
+    assert run(path).rows == run(tmp_path / "whole.jsonl").rows
+
+
 def test_nothing_is_sampled_again_when_all_is_there(tmp_path):
     first = run(tmp_path / "e.jsonl")
 

@@ -57,9 +57,10 @@ def _trailing_mean(values: Float[np.ndarray, " K"], window: int) -> Float[np.nda
     """Mean over the last `window` values, fewer at the start; NaN is left out where there is a number."""
     if window < 1:
         raise ValueError(f"smooth must be >= 1, got {window}")
-    known = ~np.isnan(values)
-    total, count = (np.cumsum(a, dtype=float) for a in (np.where(known, values, 0.0), known))
-    total[window:], count[window:] = total[window:] - total[:-window], count[window:] - count[:-window]
+    padded = np.concatenate([np.full(window - 1, np.nan), values])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, window)
+    known = ~np.isnan(windows)
+    total, count = np.where(known, windows, 0.0).sum(axis=1), known.sum(axis=1)
     return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
 
 

@@ -257,11 +257,13 @@ def evaluate_to_file(
             rollout = _ask(sampler, reward, part, num_samples, protocol, num_drafts, prompt_format, tokenizer)
             append_rows(path, _stored_rows(rollout, part, protocol, start, num_samples))
             bar.update(len(part))
-    return read_evaluation(path)
+    stored = _read(path, "raise")  # another protocol's part may still wait to be resumed
+    return StoredEvaluation(stored.identity, {p: stored.rows[p] for p in protocols})
 
 
 def _digest(problems: Sequence[Problem]) -> str:
-    return sha256("\n".join(f"{p.id}\t{p.question}\t{p.answer}" for p in problems).encode()).hexdigest()
+    text = "\n".join(f"{p.id}\t{p.question}\t{p.answer}" for p in problems)
+    return sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def _seed(seed: int, protocol: Protocol, start: int) -> int:
@@ -336,13 +338,8 @@ def _stored_rows(
         yield row
 
 
-def read_evaluation(path: Path, *, on_error: OnError = "raise") -> StoredEvaluation:
-    """Read what `evaluate_to_file` wrote, packed or not.
-
-    Raises ValueError naming file and line for a line that is damaged or of another kind, and for an
-    evaluation that is not complete; on_error="skip" reads what is there, with a warning.
-    """
-    identity: Row = {}
+def _row_check(path: Path, identity: Row) -> Callable[[Row], None]:
+    """A check of one file's rows in order; the head fills `identity`."""
     seen: set[tuple[str, int]] = set()
 
     def check(row: Row) -> None:
@@ -356,25 +353,40 @@ def read_evaluation(path: Path, *, on_error: OnError = "raise") -> StoredEvaluat
         wrong = [n for n in _PER_SAMPLE if not (isinstance(row[n], list) and len(row[n]) == K)]
         if wrong:
             raise ValueError(f"{', '.join(map(repr, wrong))}: not {K} samples")
-        key = (row["protocol"], row["problem"])
         if row["problem"] not in range(count):
             raise ValueError(f"problem {row['problem']!r}: not one of {count}")
-        if key in seen:
+        if (row["protocol"], row["problem"]) in seen:
             raise ValueError(f"problem {row['problem']} a second time under {row['protocol']!r}")
-        seen.add(key)
+        seen.add((row["protocol"], row["problem"]))
 
+    return check
+
+
+def _read(path: Path, on_error: OnError) -> StoredEvaluation:
+    identity: Row = {}
     found: dict[str, list[Row]] = defaultdict(list)
-    for row in read_checked_rows(path, check, on_error=on_error):
+    for row in read_checked_rows(path, _row_check(path, identity), on_error=on_error):
         if "format" not in row:
             found[row["protocol"]].append(row)
     if not identity:
         raise ValueError(f"{path}, line 1: not the head of an evaluation ({FORMAT!r} expected)")
-    count = identity["problems"]["count"]
-    for protocol, rows in found.items():
-        rows.sort(key=lambda row: row["problem"])
+    return StoredEvaluation(
+        identity, {p: sorted(rows, key=lambda row: row["problem"]) for p, rows in found.items()}
+    )
+
+
+def read_evaluation(path: Path, *, on_error: OnError = "raise") -> StoredEvaluation:
+    """Read what `evaluate_to_file` wrote, packed or not.
+
+    Raises ValueError naming file and line for a line that is damaged or of another kind, and for an
+    evaluation that is not complete; on_error="skip" reads what is there, with a warning.
+    """
+    stored = _read(path, on_error)
+    count = stored.identity["problems"]["count"]
+    for protocol, rows in stored.rows.items():
         if len(rows) < count:
             message = f"{path}: {len(rows)} of {count} problems under {protocol!r}; it can be resumed"
             if on_error == "raise":
                 raise ValueError(message)
             warnings.warn(message, SkippedLinesWarning, stacklevel=2)
-    return StoredEvaluation(identity, dict(found))
+    return stored
