@@ -136,6 +136,10 @@ def test_dark_changes_paper_and_colours_and_nothing_that_is_said():
     assert dark.layout.shapes[0].line.color == style.DARK_GREY
     assert dark.layout.template.layout.paper_bgcolor == "#0D1117"
     assert light.data[0].marker.color == "#0072B2"  # the figure given is left alone
+    lines = plots.plot_lines(np.array([0.5]), {"a": np.array([0.25])}, title="", x_title="", y_title="")
+    assert files.figure_data(style.in_dark(lines)) == [
+        {"type": "scatter", "name": "a", "x": [0.5], "y": [0.25]}
+    ]
 
 
 def test_a_description_is_plain_text_and_its_absence_an_error():

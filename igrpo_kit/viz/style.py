@@ -106,9 +106,10 @@ def _recoloured(value: Any) -> Any:
 
 def in_dark(figure: go.Figure) -> go.Figure:
     """The same figure on dark paper: another template, and every colour of `COLORS` its brighter twin."""
-    plain = figure.to_plotly_json()
-    plain["layout"] = {k: v for k, v in plain["layout"].items() if k != "template"}
-    return go.Figure(_recoloured(plain)).update_layout(template=DARK)
+    # Part by part: the whole figure's to_plotly_json would pack arrays into base64, and lose them as numbers.
+    layout = {k: v for k, v in figure.layout.to_plotly_json().items() if k != "template"}
+    data = [trace.to_plotly_json() for trace in figure.data]
+    return go.Figure(_recoloured(data), _recoloured(layout)).update_layout(template=DARK)
 
 
 def describe(figure: go.Figure, text: str) -> go.Figure:
