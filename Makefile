@@ -14,7 +14,7 @@ demo: $(VENV)/.demo  ## the main job: a table, and a figure to open offline
 	$(PY) -m igrpo_kit compare --preset demo
 
 test: $(VENV)/.all lint  ## everything the project promises
-	$(PY) -m pytest
+	$(PY) -m pytest -rs
 
 test-vllm: $(VLLM)/.ready  ## the vLLM engine for real, on CPU (x86-64 Linux), with SmolLM2-135M
 	IGRPO_TEST_MODEL=data/models/smollm2 $(VLLM)/bin/python -m pytest -m vllm -v tests/test_judge.py tests/test_vllm.py
