@@ -563,7 +563,7 @@ def test_accelerate_knows_every_flag_of_the_launch() -> None:
 @pytest.mark.vllm
 def test_vllm_knows_every_flag_of_the_server() -> None:
     pytest.importorskip("vllm")
-    from vllm.entrypoints.openai.cli_args import make_arg_parser
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     known = {

@@ -206,9 +206,9 @@ class VLLMSampler:
         prompt_ids = encode_prompts(self.tokenizer, prompts)
         self._check_lengths(prompt_ids)
         seeds = torch.randint(2**62, (len(prompts),), generator=self.generator).tolist()
-        temperature = self.settings.temperature
+        temperature, most = self.settings.temperature, self.settings.max_new_tokens
         ids, log_probs, lengths = self._draw(
-            prompt_ids, num_samples, seeds, temperature, self.settings.max_new_tokens, self._stop_ids
+            prompt_ids, num_samples, seeds, temperature, most, self._stop_ids, top_p=self.settings.top_p
         )
         ends = ids.gather(1, lengths[:, None] - 1)
         return collect_samples(
@@ -285,12 +285,15 @@ class VLLMSampler:
         temperature: float,
         max_new_tokens: int,
         stop: list[int],
+        *,
+        top_p: float = 1.0,
     ) -> tuple[Int[Tensor, "B T"], Float[Tensor, "B T"], Int[Tensor, " B"]]:
         """Ids and log-probs of each prompt's completions, padded, and their lengths, the stop id included."""
         settings = [
             self._vllm.SamplingParams(
                 n=num_samples,
                 temperature=temperature,
+                top_p=top_p,
                 max_tokens=max_new_tokens,
                 seed=seed,
                 stop_token_ids=stop,

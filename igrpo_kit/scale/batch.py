@@ -30,7 +30,7 @@ from typing import Any
 
 SKIP = "batch-skip"
 _TEMPLATE = Path(__file__).parent / "job.slurm"
-_TYPES = {"str": str, "int": int, "float": float, "bool": bool}
+_TYPES: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": bool}
 _RESERVED = ("help", "show_parameters", "argparse", "json")
 _INTERACTIVE = ("get_ipython", "display")
 
