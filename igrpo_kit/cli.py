@@ -250,9 +250,10 @@ def _add_scale(commands: Any) -> None:
     export.set_defaults(run=_export)
 
     run = commands.add_parser("run", help="execute a notebook (papermill), its parameters given as flags")
-    run.add_argument("notebook", type=Path)
     run.add_argument("--out", type=Path, help="the executed notebook (runs/NAME.ipynb)")
-    run.add_argument("flags", nargs=argparse.REMAINDER, help="the notebook's own, after --")
+    run.add_argument("notebook", type=Path)
+    flags = "the notebook's own: --name value ...; a path in them is seen from the notebook's folder"
+    run.add_argument("flags", nargs=argparse.REMAINDER, help=flags)
     run.set_defaults(run=_run_notebook)
 
     recipe = commands.add_parser(
