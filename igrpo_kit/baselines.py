@@ -43,6 +43,7 @@ from igrpo_kit.runlog import Row
 from igrpo_kit.samplers import Sampler
 from igrpo_kit.samplers.hf import encode_prompts
 from igrpo_kit.scoring import completion_log_probs
+from igrpo_kit.tokens import masked_mean
 from igrpo_kit.training import Variant
 from igrpo_kit.update import Trained, trained_stages
 
@@ -175,7 +176,7 @@ def vote_rows(
 ) -> list[Row]:  # fmt: skip
     """Evaluation rows from K answers per problem: `vote`, `verified_vote`, and the `verdict`s on them.
 
-    `right` counts, per problem, whether the elected answer is right, and for `verdict` how many of the K
+    Entropy and length are those of the K answers. `right` counts, per problem, whether the elected answer is right, and for `verdict` how many of the K
     verdicts (score above one half) agree with the reward.
     """
     prompts = [policy.prompt_format.problem_messages(problem.question) for problem in problems]
@@ -189,7 +190,13 @@ def vote_rows(
         counts["vote"].append(int(ok[weighted_vote(texts, [1.0] * K)]))
         counts["verified_vote"].append(int(ok[weighted_vote(texts, sure)]))
         counts["verdict"].append(sum((s > 0.5) == o for s, o in zip(sure, ok, strict=True)))
-    shared = {"final": True, "temperature": sampler.settings.temperature, "draft_right": None}
+    shared = {
+        "final": True,
+        "temperature": sampler.settings.temperature,
+        "draft_right": None,
+        "entropy": None if samples.entropies is None else masked_mean(samples.entropies, samples.mask).item(),
+        "length": samples.mask.sum(dim=1).float().mean().item(),
+    }
     rows = []
     for name, n in {"vote": 1, "verified_vote": 1, "verdict": K}.items():
         reward_per_problem = [count / n for count in counts[name]]
