@@ -320,8 +320,11 @@ class _Job:
 def run_experiment(experiment: Experiment, folder: Path, *, jobs: int) -> None:
     """All methods and seeds, `jobs` processes at a time, one torch thread each. Finished runs are kept.
 
-    Raises RuntimeError naming the runs that failed and their logs, after all others have finished.
+    Raises RuntimeError where there is no GPU for an experiment that needs one, or naming the runs that failed
+    and their logs, after all others have finished.
     """
+    if experiment.device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(f"{experiment.name} needs a CUDA GPU, and torch sees none")
     if experiment.prepare is not None:
         experiment.prepare()
     waiting = [_Job("base", ["base"], folder / "base")]
