@@ -43,7 +43,7 @@ RECORDS = Path(__file__).parent.parent.parent / "data" / "runs"
 
 @cache
 def _records(preset: str) -> tuple[list[Record], Row]:
-    return load_experiment(RECORDS / preset, record_folders(EXPERIMENTS[preset]))
+    return load_experiment(RECORDS / preset, record_folders(_RECORDED[preset]))
 
 
 def best_of_n() -> go.Figure:
@@ -129,7 +129,7 @@ def differences(presets: Sequence[str], *, title: str) -> go.Figure:
     """Recorded experiments: each method's held-out score minus that of what it is compared with."""
     groups = {}
     for preset in presets:
-        experiment, (records, base) = EXPERIMENTS[preset], _records(preset)
+        experiment, (records, base) = _RECORDED[preset], _records(preset)
         summaries = summarise(records, base, baseline=experiment.baseline, against=experiment.against)
         groups[preset.removesuffix("-cpu")] = {
             s.method: s.differences[experiment.score] for s in summaries if s.differences
