@@ -15,7 +15,7 @@ demo: $(VENV)/.demo  ## the main job: a table, and a figure to open offline
 	$(PY) -m igrpo_kit compare --preset demo
 
 test: $(VENV)/.all lint  ## everything the project promises
-	$(PY) -m pytest
+	$(PY) -m pytest -rs
 	@echo "Left out: FSDP2, ZeRO-3 and LoRA on two CPU processes; make test-scale runs them."
 
 test-vllm: $(VLLM)/.ready  ## the vLLM engine for real, on CPU (x86-64 Linux), with SmolLM2-135M

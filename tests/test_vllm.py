@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError
+from importlib.metadata import Distribution, PackageNotFoundError
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -121,6 +121,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> type[FakeLLM]:
     """A fake `vllm`; set the class attributes through monkeypatch."""
     module = SimpleNamespace(LLM=FakeLLM, SamplingParams=SimpleNamespace)
     monkeypatch.setattr(room, "load_engine_package", lambda: module)
+    monkeypatch.setattr(room, "_PROBE_TOKENS", 6)  # the fake recomputes every prefix
     monkeypatch.setattr(FakeLLM, "made", [])
     return FakeLLM
 
@@ -333,13 +334,12 @@ class Unwilling:
     ("message", "hint"),
     [
         (
-            "To serve at least one request with the model's max seq len (8192), (0.18 GiB KV cache is needed, "
-            "which is larger than the available KV cache memory (0.03 GiB).",
-            "the key-value cache is too small for one sequence of max_model_len: raise gpu_memory_utilization",
+            "To serve at least one request with the model's max seq len (8192), (0.18 GiB KV cache is needed",
+            "the key-value cache is too small for one sequence of max_model_len: raise gpu_memory_utiliz",
         ),
         ("No available memory for the cache blocks. Try", "no memory is left for the cache"),
         (
-            "Free memory on device cuda:0 (1.2/79.1 GiB) on startup is less than desired GPU memory utilization",
+            "Free memory on device cuda:0 (1.2/79.1 GiB) on startup is less than desired GPU memory",
             "is not free: lower gpu_memory_utilization",
         ),
         ("Available memory on kv cache allocation is less than requested memory for kv", "is not free"),
@@ -366,15 +366,25 @@ def test_other_errors_of_the_engine_are_its_own() -> None:
 
 
 def test_starting_leaves_the_global_generators_alone(engine) -> None:
+    model = llama()
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    sampler_of(llama())
+    sampler_of(model)
     assert torch.equal(torch.rand(3), expected)
 
 
-def requiring(name: str, *lines: str) -> SimpleNamespace:
-    return SimpleNamespace(name=name, version="0.31.0", requires=list(lines))
+class requiring(Distribution):  # noqa: N801
+    """An installed engine with these requirements."""
+
+    def __init__(self, name: str, *lines: str) -> None:
+        self.text = f"Name: {name}\nVersion: 0.31.0\n" + "".join(f"Requires-Dist: {x}\n" for x in lines)
+
+    def read_text(self, filename: str) -> str | None:
+        return self.text if filename == "METADATA" else None
+
+    def locate_file(self, path: str) -> None:
+        return None
 
 
 def test_a_wrong_pair_of_versions_is_named() -> None:
@@ -414,7 +424,7 @@ def test_a_broken_installation_says_what_to_remove(monkeypatch: pytest.MonkeyPat
 # ---------------------------------------------------------------- training with it
 
 PROBLEMS = countdown_problems(16, seed=0)
-CONFIG = TrainConfig(steps=4, prompts=2, num_drafts=2, num_refinements=2, learning_rate=1e-2, warmup_steps=0)
+CONFIG = TrainConfig(steps=4, prompts=2, num_drafts=2, num_refinements=4, learning_rate=1e-2, warmup_steps=0)
 
 
 def fresh(tiny_policy: Policy) -> Policy:
@@ -423,12 +433,12 @@ def fresh(tiny_policy: Policy) -> Policy:
 
 def run(policy: Policy, config: TrainConfig = CONFIG, **options) -> list[dict]:
     sampler = VLLMSampler(policy.model, policy.tokenizer, SamplingSettings(8))
-    return list(train(policy, PROBLEMS, exact, sampler, config, progress=False, **options))
+    return list(train(policy, PROBLEMS, parity, sampler, config, progress=False, **options))
 
 
-def exact(problems, completions) -> list[float]:
-    """Even lengths are right: a reward that tells completions apart, so that groups are alive."""
-    return [float(len(c) % 2 == 0) for c in completions]
+def parity(problems, completions) -> list[float]:
+    """Half of all texts are right: a reward that tells completions apart, so that groups are alive."""
+    return [float(sum(map(ord, c)) % 2) for c in completions]
 
 
 def timeless(rows) -> list[dict]:
@@ -455,7 +465,7 @@ def test_stop_and_resume_equals_the_uninterrupted_run(engine, tiny_policy, tmp_p
     first = []
     sampler = VLLMSampler(interrupted.model, interrupted.tokenizer, SamplingSettings(8))
     for row in train(
-        interrupted, PROBLEMS, exact, sampler, CONFIG, progress=False, folder=tmp_path, stop=stop
+        interrupted, PROBLEMS, parity, sampler, CONFIG, progress=False, folder=tmp_path, stop=stop
     ):
         first.append(row)
         if row["step"] == 2:
@@ -466,7 +476,9 @@ def test_stop_and_resume_equals_the_uninterrupted_run(engine, tiny_policy, tmp_p
     with pytest.raises(CheckpointError, match="sampler differ"):
         another = HFSampler(interrupted.model, interrupted.tokenizer, SamplingSettings(8))
         next(
-            train(interrupted, PROBLEMS, exact, another, CONFIG, folder=tmp_path, resume=True, progress=False)
+            train(
+                interrupted, PROBLEMS, parity, another, CONFIG, folder=tmp_path, resume=True, progress=False
+            )
         )
 
 
@@ -476,7 +488,7 @@ def test_an_entropy_the_engine_does_not_give_is_missing_not_zero(engine, tiny_po
     (recorded,) = read_rows(tmp_path / "metrics.jsonl")
     assert recorded["entropy"] is None and recorded["stage1/entropy"] is None
     sampler = VLLMSampler(tiny_policy.model, tiny_policy.tokenizer, SamplingSettings(8))
-    result = evaluate(sampler, exact, PROBLEMS[:1], num_samples=2, prompt_format=tiny_policy.prompt_format)
+    result = evaluate(sampler, parity, PROBLEMS[:1], num_samples=2, prompt_format=tiny_policy.prompt_format)
     assert math.isnan(result.entropy) and len(result.right) == 1
 
 
@@ -484,7 +496,12 @@ def test_the_update_does_not_depend_on_the_engines_log_probs(engine, tiny_policy
     """They are off by rounding: the ratio is taken against the policy's own, the distance is recorded."""
     sampler = VLLMSampler(tiny_policy.model, tiny_policy.tokenizer, SamplingSettings(8))
     rollout = igrpo_rollout(
-        sampler, exact, PROBLEMS[:3], num_drafts=0, num_refinements=4, prompt_format=tiny_policy.prompt_format
+        sampler,
+        parity,
+        PROBLEMS[:3],
+        num_drafts=0,
+        num_refinements=4,
+        prompt_format=tiny_policy.prompt_format,
     )
     weights = []
     for noise in (0.0, 0.25):
@@ -512,22 +529,19 @@ real = [
         not (MODELS / "smollm2").is_dir(), reason="needs SmolLM2-135M: python -m igrpo_kit fetch smollm2"
     ),
     pytest.mark.filterwarnings("ignore"),  # the engine's own, of which there are many
-    pytest.mark.timeout(1500),
+    pytest.mark.timeout(3000),
 ]
 QUESTIONS = chat("What is 3 + 4?", "Name three colours, then stop.")
 
 
 @pytest.fixture(scope="module")
 def smollm2() -> tuple[Policy, VLLMSampler]:
-    """One engine for all tests here, made without a main guard; it passes `check_sync` or none of them runs."""
+    """One engine for all tests here; it passes `check_sync`, or none of them runs."""
     policy = load_policy("smollm2", device="cpu")
-    torch.manual_seed(3)
-    before = torch.get_rng_state()
     sampler = VLLMSampler(
         policy.model, policy.tokenizer, SamplingSettings(24, 0.7), max_model_len=512,
         kv_cache_memory_bytes=1 << 28,
     )  # fmt: skip
-    assert torch.equal(torch.get_rng_state(), before)
     return policy, sampler
 
 
@@ -593,7 +607,7 @@ class TestRealEngine:
         start = sampler.sample(QUESTIONS, 2)
         rows = list(
             train(
-                policy, addition_problems(8, digits=1, seed=0), exact, sampler, config, folder=tmp_path,
+                policy, addition_problems(8, digits=1, seed=0), parity, sampler, config, folder=tmp_path,
                 progress=False,
             )
         )  # fmt: skip
