@@ -76,7 +76,7 @@ $(SCALE)/.ready: pyproject.toml constraints.txt
 	@echo "Installing into $(SCALE) (once; some minutes) ..."
 	$(PYTHON) -m venv $(SCALE)
 	$(SCALE)/bin/python $(INSTALL) torch
-	$(SCALE)/bin/python $(INSTALL) -e '.[train,test]' deepspeed==0.19.8 peft==0.21.2
+	$(SCALE)/bin/python $(INSTALL) -e '.[train,test]' deepspeed peft
 	@touch $@
 
 clean:  ## remove the environments and caches
