@@ -176,8 +176,8 @@ def vote_rows(
 ) -> list[Row]:  # fmt: skip
     """Evaluation rows from K answers per problem: `vote`, `verified_vote`, and the `verdict`s on them.
 
-    Entropy and length are those of the K answers. `right` counts, per problem, whether the elected answer is right, and for `verdict` how many of the K
-    verdicts (score above one half) agree with the reward.
+    `right` counts, per problem, whether the elected answer is right, and for `verdict` how many of the K
+    verdicts (score above one half) agree with the reward. Entropy and length are those of the K answers.
     """
     prompts = [policy.prompt_format.problem_messages(problem.question) for problem in problems]
     samples, K = sampler.sample(prompts, num_samples), num_samples
