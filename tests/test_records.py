@@ -238,17 +238,19 @@ def test_the_readme_holds_the_reduced_run_as_recorded(reduced):
     assert words in " ".join(readme.split())
 
 
-@pytest.mark.parametrize("name", ["ablation-objective", "ablation-beta", "ablation-completions"])
-def test_the_readme_quotes_the_ablations_as_recorded(name):
-    """Every line of it that speaks of this ablation is one its records give, and there is at least one."""
-    experiment = ABLATIONS[name]
+@pytest.mark.parametrize(
+    "name", ["ablation-objective", "ablation-beta", "ablation-completions", "baselines-cpu"]
+)
+def test_the_readme_quotes_ablations_and_baselines_as_recorded(name):
+    """Every line of it that speaks of these methods is one their records give, and there is at least one."""
+    experiment = {**ABLATIONS, **EXPERIMENTS}[name]
     records, base = load_experiment(RECORDS / name, record_folders(experiment))
     said = set()
     for s in summarise(records, base, baseline=experiment.baseline, against=experiment.against):
         said |= {f"- {v}" for v in verdicts(s, s.against or experiment.baseline, [experiment.score])}
     methods = tuple(f"- {method}: accuracy is" for method in experiment.methods)
     section = (
-        (ROOT / "README.md").read_text().split("**The paper's ablations at tiny scale**")[1].split("![")[0]
+        (ROOT / "README.md").read_text().split("**The paper's ablations at tiny scale**")[1].split("## ")[0]
     )
     quoted = {line for line in section.splitlines() if line.startswith(methods)}
     assert quoted and quoted <= said
