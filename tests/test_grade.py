@@ -1,0 +1,121 @@
+"""Grading submissions: right ones, wrong ones, and ones that try to break it or cheat."""
+
+import csv
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+
+from igrpo_kit.classroom.answers import Mistake, difference
+from igrpo_kit.classroom.grade import COLUMNS, Grade, Limits, grade_folder, grade_notebook, write_grades
+from igrpo_kit.classroom.transport import decode, encode
+
+RIGHT = """
+import torch
+def my_group_advantages(rewards):
+    centred, std = rewards - rewards.mean(1, keepdim=True), rewards.std(1, keepdim=True)
+    return torch.where((rewards == rewards[:, :1]).all(1, keepdim=True), 0.0, centred / std)
+"""
+POPULATION = RIGHT.replace("rewards.std(1, keepdim=True)", "rewards.std(1, keepdim=True, correction=0)")
+QUICK = Limits(cell_seconds=3, notebook_seconds=240)
+
+
+def submit(folder, name, *cells, lesson="03_grpo_by_hand"):
+    """A learner's notebook with these code cells."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+    notebook.metadata["igrpo_kit"] = {"lesson": lesson}
+    path = folder / f"{name}.ipynb"
+    nbformat.write(notebook, path)
+    return path
+
+
+def grade_of(path, exercise="group_advantages"):
+    (grade,) = [g for g in grade_notebook(path, "s", QUICK) if g.exercise == exercise]
+    return grade
+
+
+def test_right_and_wrong(tmp_path):
+    grade = grade_of(submit(tmp_path, "a", RIGHT))
+    assert (grade.points, grade.of, grade.status) == (1, 1, "passed")
+    grade = grade_of(submit(tmp_path, "b", POPULATION))
+    assert (grade.points, grade.status) == (0, "not yet right")
+    assert "population standard deviation" in grade.hint
+
+
+def test_an_empty_stub_and_a_missing_answer_earn_nothing(tmp_path):
+    stub = "def my_group_advantages(rewards):\n    raise NotImplementedError('not written yet')"
+    assert grade_of(submit(tmp_path, "a", stub)).status == "not written yet"
+    grade = grade_of(submit(tmp_path, "b", "1 / 0", "x = 1"))
+    assert grade.status == "not written yet"
+    assert grade.hint == "no my_group_advantages in the notebook; code cell 1: ZeroDivisionError: division by zero"
+
+
+def test_a_broken_cell_costs_its_own_exercise_only(tmp_path):
+    assert grade_of(submit(tmp_path, "a", "def (:", "while True: pass", "%matplotlib nothing", RIGHT)).points == 1
+
+
+@pytest.mark.parametrize(
+    ("cheat", "status"),
+    [
+        ("import igrpo_kit.classroom.checks as c\nc.check = lambda *a: True\nmy_group_advantages = print", "not written yet"),
+        ("import torch, numpy\ntorch.allclose = numpy.abs = lambda *a: True\ndef my_group_advantages(r): return r * 0", "not yet right"),
+        ("class Same:\n  def __eq__(s, o): return True\n  __float__ = lambda s: 0.0\ndef my_group_advantages(r): return Same()", "not yet right"),
+        ("def my_group_advantages(r):\n  while True:\n    pass", "not yet right"),
+        ("def my_group_advantages(r):\n  import os; os._exit(0)", "not graded"),
+        ("import os; os._exit(0)", "not graded"),
+        ("import os\nfor fd in range(3, 30):\n  try: os.write(fd, b'[\"value\", 1]\\n')\n  except OSError: pass", "not graded"),
+        ("my_group_advantages = b'x' * (1 << 40)", "not written yet"),
+        ("def my_group_advantages(r): return input()", "not yet right"),
+    ],
+    ids=["patched-check", "patched-compare", "equals-all", "endless", "exit-in-answer", "exit", "forged", "memory", "input"],
+)  # fmt: skip
+def test_what_does_not_earn_points(tmp_path, cheat, status):
+    grade = grade_of(submit(tmp_path, "a", cheat))
+    assert (grade.status, grade.points) == (status, 0)
+
+
+def test_one_bad_submission_affects_nobody_else(tmp_path):
+    for student, cell in (("ada", RIGHT), ("bob", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")):
+        (tmp_path / student).mkdir()
+        submit(tmp_path / student, "03_grpo_by_hand", cell)
+    (tmp_path / "cy.ipynb").write_text("{ no notebook")
+    submit(tmp_path, "dee", "x = 1", lesson="77_unknown")
+    grades = {(g.student, g.exercise): g for g in grade_folder(tmp_path, QUICK)}
+    assert grades["ada", "group_advantages"].points == 1
+    assert grades["bob", "group_advantages"].status == "not graded"
+    assert grades["cy", ""].hint == "not a readable notebook: NotJSONError"
+    assert "not the copy of a lesson" in grades["dee", ""].hint
+
+
+def test_an_empty_folder_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="holds no notebook"):
+        grade_folder(tmp_path)
+
+
+def test_csv_is_safe_to_open_in_a_spreadsheet(tmp_path):
+    path = tmp_path / "grades.csv"
+    write_grades(path, [Grade("=cmd()", "n.ipynb", "e", 1, 2, "passed", 'a "quote"\nand a line')])
+    rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines(keepends=True)))
+    assert rows == [list(COLUMNS), ["'=cmd()", "n.ipynb", "e", "1", "2", "passed", 'a "quote"\nand a line']]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, True, 3, float("nan"), "text", [1, "a", [2.5]], (1, 2), {"role": "user", 1: [None]},
+        torch.tensor([[True], [False]]), torch.zeros(0, 3), torch.tensor(2.5, dtype=torch.float64),
+        np.arange(6, dtype=np.int32).reshape(2, 3), np.float64(0.1),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_values_travel_unchanged(value):
+    back = decode(encode(value))
+    assert difference(back, value, tolerance=0.0) == ""
+    if isinstance(value, torch.Tensor):
+        assert back.dtype == value.dtype
+
+
+def test_what_cannot_travel_is_named():
+    with pytest.raises(Mistake, match="of type function"):
+        encode(encode)
