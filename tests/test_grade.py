@@ -48,11 +48,17 @@ def test_an_empty_stub_and_a_missing_answer_earn_nothing(tmp_path):
     assert grade_of(submit(tmp_path, "a", stub)).status == "not written yet"
     grade = grade_of(submit(tmp_path, "b", "1 / 0", "x = 1"))
     assert grade.status == "not written yet"
-    assert grade.hint == "no my_group_advantages in the notebook; code cell 1: ZeroDivisionError: division by zero"
+    assert (
+        grade.hint
+        == "no my_group_advantages in the notebook; code cell 1: ZeroDivisionError: division by zero"
+    )
 
 
 def test_a_broken_cell_costs_its_own_exercise_only(tmp_path):
-    assert grade_of(submit(tmp_path, "a", "def (:", "while True: pass", "%matplotlib nothing", RIGHT)).points == 1
+    assert (
+        grade_of(submit(tmp_path, "a", "def (:", "while True: pass", "%matplotlib nothing", RIGHT)).points
+        == 1
+    )
 
 
 @pytest.mark.parametrize(

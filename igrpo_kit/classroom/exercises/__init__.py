@@ -1,7 +1,9 @@
 """The exercises of the course, lesson by lesson."""
 
 from igrpo_kit.classroom.exercise import Exercise
-from igrpo_kit.classroom.exercises import lesson03
+from igrpo_kit.classroom.exercises import lesson01, lesson02, lesson03, lesson04, lesson05
 
-EXERCISES: dict[str, Exercise] = {e.name: e for lesson in (lesson03,) for e in lesson.EXERCISES}
+_LESSONS = (lesson01, lesson02, lesson03, lesson04, lesson05)
+
+EXERCISES: dict[str, Exercise] = {e.name: e for lesson in _LESSONS for e in lesson.EXERCISES}
 """Every exercise by its name."""
