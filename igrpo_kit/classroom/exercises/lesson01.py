@@ -56,6 +56,10 @@ def drafts_needed(p: float, target: float) -> int:
     return n
 
 
+def _random_targets(rng: np.random.Generator) -> list[Arguments]:
+    return [(float(rng.uniform(0.03, 0.6)), float(rng.uniform(0.65, 0.98))) for _ in range(6)]
+
+
 def _rounded_down(p: float, target: float) -> int:
     """Rounded down: with one draft fewer than needed the target is just missed. Round up."""
     return max(1, math.floor(math.log(1 - target) / math.log(1 - p)))
@@ -115,7 +119,7 @@ EXERCISES = [
             mistakes={
                 "higher": "Look at lost prompts: p = 0 stays 0 however many drafts are drawn, "
                 "and p = 1 cannot rise. Spread wastes drafts.",
-                "equal": "It is equal only if all prompts have the same p; 1 - (1 - p)^N bends downwards in p.",
+                "equal": "Equal only if all prompts have the same p: 1 - (1 - p)^N bends downwards in p.",
             },
             otherwise="Answer with one of the words: 'higher', 'equal', 'lower'.",
         ),
@@ -142,7 +146,7 @@ EXERCISES = [
         verify=FunctionCheck(
             reference=drafts_needed,
             typed=[((0.5, 0.7), 2), ((0.1, 0.66), 11), ((0.9, 0.8), 1)],
-            random=lambda rng: [(float(rng.uniform(0.03, 0.6)), float(rng.uniform(0.65, 0.98))) for _ in range(6)],
+            random=_random_targets,
             mistakes=[_rounded_down, _one_too_many, _proportional],
         ),
     ),

@@ -107,7 +107,7 @@ EXERCISES = [
         verify=ValueCheck(
             right=0,
             mistakes={
-                1: "Both drafts earn 1.0: one for its answer, the other for its form. A tie goes to the first.",
+                1: "Both earn 1.0, one for its answer, the other for its form. A tie goes to the first.",
                 2: "That draft earns 0.0: wrong, and not well formed.",
             },
             otherwise="Answer with the index of a draft: 0, 1 or 2.",

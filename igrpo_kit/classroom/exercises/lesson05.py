@@ -81,7 +81,10 @@ EXERCISES = [
         minutes=5,
         verify=FunctionCheck(
             reference=copy_rate,
-            typed=[((["a", "b"], [["a", "b"], ["b", "b"]]), 0.75), ((["a"], [["c", "d"]]), 0.0)],
+            typed=[
+                ((["a", "b"], [["a", "b"], ["b", "b"]]), 0.75),
+                ((["a", "b"], [["b", "b"], ["c", "c"]]), 0.0),
+            ],
             random=_random_texts,
             mistakes=[_any_in_group, _copied_from_any, _original],
         ),
