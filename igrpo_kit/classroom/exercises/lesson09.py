@@ -109,7 +109,7 @@ EXERCISES = [
                 0.25: "1/G is the part that is lost; what is left?",
                 4 / 3: "Upside down: the push becomes smaller, not larger.",
             },
-            otherwise="The baseline holds 1/G of the completion's own reward. What share of its push is left?",
+            otherwise="The baseline holds 1/G of the completion's own reward. What share of the push is left?",
         ),
     ),
 ]
