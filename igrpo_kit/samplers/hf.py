@@ -113,6 +113,19 @@ def _draw_chunk(logits: Tensor, generator: torch.Generator) -> tuple[Tensor, Ten
     return tokens.squeeze(1), log_probs.gather(1, tokens).squeeze(1), entropy
 
 
+def keep_nucleus(logits: Float[Tensor, "R V"], temperature: float, top_p: float) -> Float[Tensor, "R V"]:
+    """The logits with -inf outside the nucleus: the most probable tokens, up to the one that reaches top_p.
+
+    Probabilities are those at `temperature` (arXiv 1904.09751). Temperature 0 and top_p 1 change nothing.
+    """
+    if temperature == 0 or top_p == 1:
+        return logits
+    probs, order = (logits.float() / temperature).softmax(dim=-1).sort(dim=-1, descending=True)
+    before = probs.cumsum(dim=-1, dtype=torch.float64) - probs  # what the more probable ones hold
+    outside = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, before >= top_p)
+    return logits.masked_fill(outside, -torch.inf)
+
+
 def stop_ids(model: Any, tokenizer: Any) -> list[int]:
     """Every id that ends a completion: chat models end a turn and a text in different ways.
 
@@ -167,6 +180,39 @@ def evaluating(model: Any) -> Iterator[None]:
             model.train()
 
 
+def collect_samples(
+    tokenizer: Any,
+    prompt_ids: list[list[int]],
+    ids: Int[Tensor, "B T"],
+    *,
+    mask: Bool[Tensor, "B T"],
+    ended: Sequence[bool],
+    log_probs: Float[Tensor, "B T"],
+    entropies: Float[Tensor, "B T"] | None,
+) -> Samples:
+    """`Samples` from what was drawn. `ended`: the mask's last token is a stop id; what follows is arbitrary.
+
+    Raises FloatingPointError where a log-prob inside the mask is not finite.
+    """
+    if not log_probs[mask].isfinite().all():
+        raise FloatingPointError("the policy's logits are NaN or infinite")
+    lengths = mask.sum(dim=1).tolist()
+    width = max(lengths)
+    before_end = [
+        row[: length - 1] if stopped else row[:length]
+        for row, length, stopped in zip(ids.tolist(), lengths, ended, strict=True)
+    ]
+    return Samples(
+        prompt_ids=prompt_ids,
+        completion_ids=ids[:, :width].clone(),
+        mask=mask[:, :width].clone(),
+        log_probs=log_probs.masked_fill(~mask, 0.0)[:, :width],
+        entropies=None if entropies is None else entropies.masked_fill(~mask, 0.0)[:, :width],
+        texts=tokenizer.batch_decode(before_end, clean_up_tokenization_spaces=False),
+        finish_reasons=["stop" if stopped else "length" for stopped in ended],
+    )
+
+
 class HFSampler:
     """Samples from a transformers model as it is now; follows its training, being the same object.
 
@@ -202,7 +248,19 @@ class HFSampler:
                 self._draw(prompt_ids[i : i + per_chunk], num_samples)
                 for i in range(0, len(prompt_ids), per_chunk)
             ]
-        return self._collect(prompt_ids, *map(torch.cat, zip(*chunks, strict=True)))
+        ids, log_probs, entropies = map(torch.cat, zip(*chunks, strict=True))
+        return collect_samples(
+            self.tokenizer,
+            prompt_ids,
+            ids,
+            mask=completion_mask(ids, self._stop_ids),
+            ended=torch.isin(ids, torch.tensor(self._stop_ids, device=ids.device)).any(dim=1).tolist(),
+            log_probs=log_probs,
+            entropies=entropies,
+        )
+
+    def sync(self) -> None:
+        """Nothing to do: it samples the very model that is trained."""
 
     def state_dict(self) -> dict[str, Any]:
         """The generator's state: with it, and the same weights, the next samples are the same."""
@@ -223,6 +281,7 @@ class HFSampler:
         rows = torch.arange(len(ids), device=device)
         live = torch.ones_like(rows, dtype=torch.bool)
         for t in range(self.settings.max_new_tokens):
+            logits = keep_nucleus(logits, self.settings.temperature, self.settings.top_p)
             tokens, log_probs[rows, t], entropies[rows, t] = draw_tokens(
                 logits, self.settings.temperature, self.generator
             )
@@ -242,26 +301,3 @@ class HFSampler:
         if is_small_llama(self.model):
             return SmallLlamaDecoder(self.model, self.settings.max_new_tokens)
         return CachedDecoder(self.model)
-
-    def _collect(
-        self, prompt_ids: list[list[int]], ids: Tensor, log_probs: Tensor, entropies: Tensor
-    ) -> Samples:
-        mask = completion_mask(ids, self._stop_ids)
-        if not log_probs[mask].isfinite().all():
-            raise FloatingPointError("the policy's logits are NaN or infinite")
-        lengths = mask.sum(dim=1).tolist()
-        width = max(lengths)
-        ended = torch.isin(ids, torch.tensor(self._stop_ids, device=ids.device)).any(dim=1).tolist()
-        before_end = [
-            row[: length - 1] if stopped else row
-            for row, length, stopped in zip(ids.tolist(), lengths, ended, strict=True)
-        ]
-        return Samples(
-            prompt_ids=prompt_ids,
-            completion_ids=ids[:, :width].clone(),
-            mask=mask[:, :width].clone(),
-            log_probs=log_probs.masked_fill(~mask, 0.0)[:, :width],
-            entropies=entropies.masked_fill(~mask, 0.0)[:, :width],
-            texts=self.tokenizer.batch_decode(before_end, clean_up_tokenization_spaces=False),
-            finish_reasons=["stop" if stopped else "length" for stopped in ended],
-        )

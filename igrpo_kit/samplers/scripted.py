@@ -59,6 +59,9 @@ class ScriptedSampler:
         """Continue where `state_dict` was taken."""
         self._next = state["next"]
 
+    def sync(self) -> None:
+        """Nothing to do: a script follows no policy."""
+
     def sample(self, prompts: Sequence[Messages], num_samples: int) -> Samples:
         """The next len(prompts) * num_samples lines of the script."""
         check_request(prompts, num_samples)

@@ -1,20 +1,39 @@
 """The pictures of `figures/`, each drawn anew from data or from a seeded simulation: `igrpo figures`."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
 
-from igrpo_kit.analysis.compare import load_experiment
+from igrpo_kit.analysis.compare import Record, load_experiment, summarise
+from igrpo_kit.analysis.passk import pass_at_k_curve
 from igrpo_kit.experiments import EXPERIMENTS, record_folders
+from igrpo_kit.runlog import Row
 from igrpo_kit.toy import simulate_best_of_n, simulate_igrpo
-from igrpo_kit.viz.plots import plot_best_of_n, plot_mixed_groups, write_pngs
-from igrpo_kit.viz.runs import plot_comparison
+from igrpo_kit.viz.files import write_html, write_pngs
+from igrpo_kit.viz.plots import plot_best_of_n, plot_mixed_groups
+from igrpo_kit.viz.results import as_intervals, plot_forest, plot_pass_at_n
+from igrpo_kit.viz.runs import (
+    pass_intervals,
+    plot_comparison,
+    plot_dead_group_kinds,
+    plot_entropy,
+    plot_lengths,
+    plot_rewards,
+    plot_transitions,
+    seeds_of,
+)
+from igrpo_kit.viz.style import in_dark
 
 RECORDS = Path(__file__).parent.parent.parent / "data" / "runs"
 """The committed run records."""
+
+
+@cache
+def _records(preset: str) -> tuple[list[Record], Row]:
+    return load_experiment(RECORDS / preset, record_folders(EXPERIMENTS[preset]))
 
 
 def best_of_n() -> go.Figure:
@@ -47,9 +66,70 @@ def mixed_groups() -> go.Figure:
 
 def comparison(preset: str) -> go.Figure:
     """A committed experiment, from its records."""
-    experiment = EXPERIMENTS[preset]
-    records, base = load_experiment(RECORDS / preset, record_folders(experiment))
-    return plot_comparison(records, base, title=experiment.title)
+    records, base = _records(preset)
+    return plot_comparison(records, base, title=EXPERIMENTS[preset].title)
+
+
+def entropy() -> go.Figure:
+    """Countdown: entropy four ways; GRPO-4 trains on as many completions as iGRPO, and sees no draft."""
+    records, base = _records("countdown-cpu")
+    shown = seeds_of(records, "GRPO-8", "iGRPO 4+4", "GRPO-4")
+    return plot_entropy(shown, base, title="Countdown: is entropy kept, or is learning slower?")
+
+
+def pass_at_n() -> go.Figure:
+    """Countdown: Pass@N before and after training."""
+    records, base = _records("countdown-cpu")
+    n = range(1, base["num_samples"] + 1)
+    untrained = pass_at_k_curve(base["num_samples"], base["right"], n, rng=np.random.default_rng(0))
+    return plot_pass_at_n(
+        {method: pass_intervals(seeds_of(records, method), n) for method in ("GRPO-8", "iGRPO 4+4")},
+        before=as_intervals(untrained),
+        title="Countdown: training buys Pass@1 with Pass@32",
+        subtitle="unbiased; 95 % bands over seeds, before training over problems",
+    )
+
+
+def rewards() -> go.Figure:
+    """Addition, where what is trained and what is asked for part most."""
+    records, base = _records("addition-cpu")
+    return plot_rewards(records, base, title="Addition: a training reward is not one number")
+
+
+def lengths() -> go.Figure:
+    """Addition, the one task of the three where the length is free."""
+    records, _ = _records("addition-cpu")
+    return plot_lengths(records, title="Addition: tokens per completion")
+
+
+def dead_groups() -> go.Figure:
+    """Countdown: why groups have nothing to teach."""
+    records, _ = _records("countdown-cpu")
+    shown = seeds_of(records, "GRPO-8", "iGRPO 4+4", "GRPO-4")
+    return plot_dead_group_kinds(shown, title="Countdown: groups without a gradient")
+
+
+def transitions() -> go.Figure:
+    """Countdown: copies, repairs and damage under iGRPO."""
+    records, _ = _records("countdown-cpu")
+    return plot_transitions(seeds_of(records, "iGRPO 4+4"), title="Countdown: refinements come to be copies")
+
+
+def differences() -> go.Figure:
+    """All recorded experiments: each method's score minus GRPO-8's, paired by seed."""
+    groups = {}
+    for preset in ("countdown-cpu", "addition-cpu", "graded-cpu"):
+        experiment, (records, base) = EXPERIMENTS[preset], _records(preset)
+        summaries = summarise(records, base, baseline=experiment.baseline)
+        groups[preset.removesuffix("-cpu")] = {
+            s.method: s.differences[experiment.score] for s in summaries if s.differences
+        }
+    return plot_forest(
+        groups,
+        title="Single-shot score minus GRPO-8's",
+        subtitle="held-out problems; paired by seed, 95 % intervals (Student)",
+        x_title="difference of the mean reward",
+    )
 
 
 FIGURES: dict[str, Callable[[], go.Figure]] = {
@@ -58,10 +138,31 @@ FIGURES: dict[str, Callable[[], go.Figure]] = {
     "countdown-cpu": partial(comparison, "countdown-cpu"),
     "addition-cpu": partial(comparison, "addition-cpu"),
     "graded-cpu": partial(comparison, "graded-cpu"),
+    "rewards": rewards,
+    "lengths": lengths,
+    "entropy": entropy,
+    "pass_at_n": pass_at_n,
+    "dead_groups": dead_groups,
+    "transitions": transitions,
+    "differences": differences,
+    "smollm2-cpu": partial(comparison, "smollm2-cpu"),
 }
 """Name of the file -> what draws it."""
 
+SHOWN = ("differences", "entropy", "pass_at_n")
+"""The figures of the README: there on dark paper too, `<name>-dark.png`, for readers who read on it."""
 
-def draw_figures(folder: Path) -> list[Path]:
+
+def draw_pages(folder: Path) -> list[Path]:
+    """Write every figure as `folder/html/<name>.html`, which open without a network and share one script."""
+    return [
+        write_html(draw(), folder / "html" / f"{name}.html", shared_script=True)
+        for name, draw in FIGURES.items()
+    ]
+
+
+def draw_pictures(folder: Path) -> list[Path]:
     """Write every figure as `folder/<name>.png`. Raises FileNotFoundError where no browser is found."""
-    return write_pngs({folder / f"{name}.png": draw() for name, draw in FIGURES.items()})
+    figures = {folder / f"{name}.png": draw() for name, draw in FIGURES.items()}
+    dark = {folder / f"{name}-dark.png": in_dark(figures[folder / f"{name}.png"]) for name in SHOWN}
+    return write_pngs(figures | dark)
