@@ -32,7 +32,7 @@ def _only_centred(rewards: Tensor) -> Tensor:
 
 
 def _nan_where_dead(rewards: Tensor) -> Tensor:
-    """A dead group gives 0/0 = NaN; Eq. 4 sets its advantages to exactly 0."""
+    """A dead group gives 0/0 = NaN; the convention (Eq. 18) is exactly 0."""
     return (rewards - rewards.mean(dim=1, keepdim=True)) / rewards.std(dim=1, keepdim=True)
 
 
@@ -66,7 +66,7 @@ def _random_log_probs(rng: np.random.Generator) -> list[Arguments]:
 
 
 def _k3_reversed(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
-    """The ratio is upside down: k3 uses pi_ref / pi, so ref minus log_probs (Eq. 22)."""
+    """The ratio is upside down: k3 uses pi_ref / pi, so ref minus log_probs (Eq. 24)."""
     return k3_kl(ref_log_probs, log_probs)
 
 
