@@ -160,7 +160,7 @@ class LiveDashboard(widgets.VBox):
     ) -> None:
         """Draw the rows of a run as they come, say of `training.train(..., progress=False)`.
 
-        They are computed in a thread: nothing else may use the policy until `wait` has returned. `again` gives
+        They are computed in a thread: nothing else may use the policy until `wait` returns. `again` gives
         the rows that are left after a stop, say `lambda: train(..., folder=..., resume=True)`; with it Resume
         works. Raises RuntimeError while another run is going on, ValueError for a name that is taken.
         """
