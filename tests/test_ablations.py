@@ -10,6 +10,7 @@ import torch
 
 from igrpo_kit import experiments
 from igrpo_kit.ablations import ABLATIONS, FACTORS, OBJECTIVES, ablate, ablation
+from igrpo_kit.analysis.compare import load_experiment
 from igrpo_kit.cli import _PRESETS
 from igrpo_kit.experiments import (
     EXPERIMENTS,
@@ -154,3 +155,56 @@ def test_an_experiment_of_ones_own_is_run_in_processes_packed_and_loaded(tmp_pat
     loaded, _ = ablate(e, tmp_path / "packed")
     for column in ("accuracy", "greedy", "pass@8"):
         assert [s.numbers[column] for s in loaded] == [s.numbers[column] for s in summaries]
+
+
+# --- the committed records
+
+RECORDS = ROOT / "data" / "runs"
+COMMITTED = ["ablation-objective", "ablation-beta", "ablation-completions", "baselines-cpu"]
+TRAP = "Critique-GRPO 4+4, as if from q"
+
+
+def committed(name):
+    e = {**EXPERIMENTS, **ABLATIONS}[name]
+    records, _ = load_experiment(RECORDS / name, record_folders(e))
+    return e, records
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_committed_runs_are_whole_and_loaded_by_the_one_call(name, monkeypatch):
+    monkeypatch.setattr(experiments, "_start", lambda *a: pytest.fail("a record is missing"))
+    e, records = committed(name)
+    summaries, base = ablate(e, RECORDS / name)
+    assert {s.seeds for s in summaries} == {3}
+    assert len(base["right"]) == e.held_out_problems
+    for record in records:
+        assert [row["step"] for row in record.metrics] == list(range(1, e.steps + 1))
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_committed_runs_drew_what_their_method_says(name):
+    e, records = committed(name)
+    for record in records:
+        settings = e.methods[record.method]
+        expected = 32 * (settings["num_drafts"] + settings["num_refinements"])
+        for row in record.metrics:
+            assert sum(v for k, v in row.items() if k.startswith(("status/", "stage1/status/"))) == expected
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_the_sampler_gap_finds_the_trap_and_nothing_else(name):
+    """The ratio does not: one epoch, and it is 1 for the trap as well."""
+    for record in committed(name)[1]:
+        gaps = [row["sampler_gap"] for row in record.metrics if row["sampler_gap"] is not None]
+        assert (min(gaps) > 0.01) if record.method == TRAP else (max(gaps) < 1e-5), record.method
+        if record.method == TRAP:
+            assert all(abs(row["ratio_max"] - 1) < 1e-4 for row in record.metrics)
+
+
+def test_the_clip_acts_in_the_objectives_ablation():
+    """Two epochs: the ratio leaves 1, and GSPO's clip, a thousandth of GRPO's, removes far more of it."""
+    clipped = {m: [] for m in ABLATIONS["ablation-objective"].methods}
+    for record in committed("ablation-objective")[1]:
+        clipped[record.method].append(record.at_end("clip_share"))
+    assert min(clipped["GRPO-8"]) > 0
+    assert min(clipped["GSPO-8"]) > 10 * max(clipped["GRPO-8"])

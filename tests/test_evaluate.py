@@ -183,7 +183,7 @@ def test_nothing_is_sampled_again_when_all_is_there(tmp_path):
 def test_another_evaluation_is_refused_by_name(tmp_path, change, named):
     run(tmp_path / "e.jsonl", protocols=("q",))
     before = (tmp_path / "e.jsonl").read_bytes()
-    with pytest.raises(ValueError, match=f"of another evaluation, {named} differ"):
+    with pytest.raises(ValueError, match=f"holds another evaluation, {named} differ"):
         run(tmp_path / "e.jsonl", **change)
     assert (tmp_path / "e.jsonl").read_bytes() == before
 

@@ -130,6 +130,7 @@ FLOORS = [
         "analysis.intervals",
         "runlog",
         "fetch",
+        "scale.batch",
     ],
     [
         "losses",
@@ -150,8 +151,8 @@ FLOORS = [
     ["judge", "rollout"],
     ["metrics"],
     ["update", "analysis.evaluate", "analysis.compare"],
-    ["training", "analysis.dynamics", "scale.trainer"],
-    ["baselines"],
+    ["training", "analysis.dynamics", "scale.trainer", "scale.callbacks"],
+    ["baselines", "scale.recipes"],
     # experiments, pictures, the command line
     ["experiments", "viz.style"],
     ["ablations", "viz.plots", "viz.panels", "viz.files"],

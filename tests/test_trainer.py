@@ -15,7 +15,7 @@ pytest.importorskip("trl")
 
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer, TrlParser
 
 from igrpo_kit.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from igrpo_kit.losses import DAPO, GRPO, GSPO, DrGRPO
@@ -367,6 +367,33 @@ def test_an_engine_is_asked_per_prompt_and_synced_once_for_both_stages(tmp_path)
     assert run.vllm_generation.syncs == 2
 
 
+@pytest.mark.vllm
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore")  # the engine's own
+def test_vllm_colocated_on_a_cpu_follows_the_weights(tmp_path, monkeypatch):
+    """The engine's log-probs are the trainer's within bfloat16, also after all weights have moved by 0.1."""
+    pytest.importorskip("vllm")
+    for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_PORT": 29531}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    sizes = {"hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 1}  # heads the engine can do
+    model = tiny_models.llama(**sizes)
+    model.save_pretrained(tmp_path / "model")  # TRL's engine starts from files
+    tiny_models.tokenizer().save_pretrained(tmp_path / "model")
+    args = config(
+        tmp_path, use_vllm=True, vllm_mode="colocate", vllm_max_model_length=64, learning_rate=0.1,
+        vllm_gpu_memory_utilization=0.2, vllm_importance_sampling_correction=True,
+    )  # fmt: skip
+    run = trainer(args, Recorded, model=type(model).from_pretrained(tmp_path / "model"))
+    run.train()
+    assert len(run.calls) == 4
+    gaps = [row["sampling/sampling_logp_difference/mean"] for row in run.state.log_history[:2]]
+    assert max(gaps) < 0.1
+    moved = [(p - q).abs().max() for p, q in zip(run.model.parameters(), model.parameters(), strict=True)]
+    assert max(moved) > 0.1
+
+
 # Resume.
 
 
@@ -486,6 +513,16 @@ def test_a_group_across_processes_is_refused_where_the_stages_differ_in_size(tmp
 def test_sleep_mode_warns_of_the_second_sync(tmp_path):
     with pytest.warns(UserWarning, match="sent twice per generation"):
         config(tmp_path, use_vllm=True, vllm_enable_sleep_mode=True)
+
+
+def test_every_field_is_a_flag_of_trls_parser(tmp_path):
+    parser = TrlParser((IGRPOConfig,))
+    flags = ["--output_dir", str(tmp_path), "--num_drafts", "2", "--num_generations", "2"]
+    args = parser.parse_args([*flags, "--select", "random", "--max_draft_tokens", "64"])
+    assert (args.num_drafts, args.select, args.max_draft_tokens) == (2, "random", 64)
+    assert args.refinement_template.startswith("{question}")
+    with pytest.raises(SystemExit):
+        parser.parse_args([*flags, "--select", "bst"])
 
 
 def test_the_defaults_are_the_papers_objective(tmp_path):

@@ -98,15 +98,14 @@ def main(out: Path, kind: type[IGRPOTrainer], batch_size: int) -> None:
     run = trainer(args, kind)
     run.train()
     parameters = list(run.model_wrapped.parameters())
+    sharded = sum(type(p).__name__ == "DTensor" or hasattr(p, "ds_id") for p in parameters)
     report = {
         "log": run.state.log_history,
         "processes": run.accelerator.num_processes,
         "backend": str(run.accelerator.distributed_type),
         "fsdp": run.is_fsdp_enabled,
-        "sharded": sum(type(p).__name__ == "DTensor" or hasattr(p, "ds_id") for p in parameters),
-        "weights": sum(p.detach().double().abs().sum().item() for p in parameters)
-        if run.accelerator.distributed_type == "MULTI_CPU"
-        else None,
+        "sharded": sharded,
+        "weights": None if sharded else sum(p.detach().double().abs().sum().item() for p in parameters),
     }
     (out / f"rank-{run.accelerator.process_index}.json").write_text(json.dumps(report))
 

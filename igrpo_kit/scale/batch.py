@@ -185,7 +185,7 @@ import json
 
 
 def _parameters() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description={f"{notebook.stem}, as a script."!r}, allow_abbrev=False)
+    parser = argparse.ArgumentParser(description="{job_name(notebook)}, as a script.", allow_abbrev=False)
     parser.add_argument("--show-parameters", action="store_true", help="print them as JSON and run nothing")
 '''
     values = [f"    {p.name}: {p.type} = _arguments.{p.name}" for p in parameters]
@@ -233,10 +233,10 @@ def slurm_file(notebook: Path, *, nodes: int) -> str:
 def export_notebook(notebook: Path, folder: Path) -> list[Path]:
     """Write NAME.py and NAME.one_node.slurm, and NAME.multi_node.slurm where the notebook can use a server.
 
-    What a Slurm file asks of a notebook: with a parameter `phase` it is run as "train" and then as "evaluate",
-    without one once; `recipe` and `vllm_host` together make it fit for several nodes. A training loop that
-    watches `IGRPO_STOP_FILE` (`scale.callbacks`) is requeued when preempted, and must resume by itself.
-    Returns the files. Raises ValueError as `notebook_to_script`.
+    What a Slurm file asks of a notebook: with a parameter `phase` it is run as "train" and then as
+    "evaluate", without one once; `recipe` and `vllm_host` together make it fit for several nodes. A training
+    loop that watches `IGRPO_STOP_FILE` (`scale.callbacks`) is requeued when preempted, and must resume by
+    itself. Returns the files. Raises ValueError as `notebook_to_script`.
     """
     parameters, name = {p.name for p in notebook_parameters(notebook)}, job_name(notebook)
     files = {

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from igrpo_kit.grading import Grader
 from igrpo_kit.judge import JudgeReward
-from igrpo_kit.policies import local_policies
 from igrpo_kit.presets import PRESETS, load_preset
 from igrpo_kit.problems import Problem, load_problems
 from igrpo_kit.rewards import AccuracyReward, FormatReward, Reward
@@ -80,7 +79,11 @@ class Recipe:
     @property
     def model(self) -> str:
         """What is trained, as transformers, TRL and vLLM take it: a hub id, or a directory."""
-        return str(local_policies().get(self.run["model"], self.run["model"]))
+        if "/" in (name := self.run["model"]):
+            return name
+        from igrpo_kit.policies import local_policies  # brings torch, which the name of a hub does not need
+
+        return str(local_policies().get(name, name))
 
     def to_row(self) -> dict[str, Any]:
         """Plain values by section, without the sources: for a run's record, and for the shell."""
@@ -93,13 +96,13 @@ class Recipe:
         Raises ValueError where that is no whole number.
         """
         rows = self.run["prompts_per_update"] * self.trainer["num_generations"]
-        at_once = self.trainer["per_device_train_batch_size"] * processes
-        if processes < 1 or rows % at_once:
+        at_once = self.trainer["per_device_train_batch_size"]
+        if processes < 1 or rows % (at_once * processes):
             raise ValueError(
-                f"recipe {self.name}: {rows} completions per update do not divide over {processes} "
-                f"processes of {self.trainer['per_device_train_batch_size']} (per_device_train_batch_size): change either"
+                f"recipe {self.name}: {rows} completions per update do not divide over {processes} processes "
+                f"of {at_once} (per_device_train_batch_size): change either"
             )
-        return rows // at_once
+        return rows // (at_once * processes)
 
     def config(
         self, output_dir: str | Path, *, processes: int = 1, vllm_host: str = "", **changes: Any
@@ -224,7 +227,7 @@ def load_recipe(name: str) -> Recipe:
             where = f"{path}, recipe {name}, {section}.{key}"
             if known is not None and key not in known:
                 raise ValueError(f"{where}: no such key; there is {', '.join(known)}")
-            kind = int if section == "evaluation" else known and known[key]
+            kind = int if section == "evaluation" else None if known is None else known[key]
             values[section][key], sources[f"{section}.{key}"] = _checked(where, key, pair, kind)
         optional = set() if "judge" in merged["rewards"] else _ONLY_JUDGED
         missing = set(known or {}) - set(values[section]) - optional

@@ -33,6 +33,7 @@ from igrpo_kit.metrics import fill_unscored
 from igrpo_kit.problems import Problem
 from igrpo_kit.prompts import PAPER_FORMAT, PromptFormat
 from igrpo_kit.rewards import text_of
+from igrpo_kit.samplers.vllm import policy_weights
 from igrpo_kit.selection import (
     NO_DRAFT,
     select_best_draft,
@@ -81,7 +82,7 @@ class IGRPOConfig(GRPOConfig):
         default=PAPER_FORMAT.refinement,
         metadata={"help": "the last user turn of q', with {question} and {draft}: PromptFormat.refinement"},
     )
-    num_generations: int | None = field(default=4, metadata={"help": "G, the refinements per prompt"})
+    num_generations: int = field(default=4, metadata={"help": "G, the refinements per prompt"})
     loss_type: str = field(default="grpo", metadata={"help": "as in GRPOConfig; grpo is Eq. 5"})
     vllm_importance_sampling_correction: bool = field(
         default=False, metadata={"help": "as in GRPOConfig; Eq. 5 has no such factor"}
@@ -99,6 +100,7 @@ class IGRPOConfig(GRPOConfig):
         if self.max_draft_tokens is not None and self.max_draft_tokens < 1:
             raise ValueError(f"max_draft_tokens must be >= 1, got {self.max_draft_tokens}")
         PromptFormat(None, self.refinement_template)
+        assert self.steps_per_generation is not None  # GRPOConfig has filled it in
         rows = self.per_device_train_batch_size * self.steps_per_generation
         if self.num_drafts not in (0, self.num_generations) and rows % self.num_generations:
             raise ValueError(
@@ -111,12 +113,12 @@ class IGRPOConfig(GRPOConfig):
 
     def _check_engine(self) -> None:
         """Raise for an engine that has no room for q'; warn of what makes it slow."""
-        draft = self.max_draft_tokens or self.max_completion_length
-        longest = self.vllm_max_model_length
-        if longest is not None and draft + self.max_completion_length >= longest:
+        longest, limit = self.vllm_max_model_length, self.max_completion_length
+        draft = self.max_draft_tokens or limit
+        if longest is not None and limit is not None and draft is not None and draft + limit >= longest:
             raise ValueError(
                 f"vllm_max_model_length={longest} has no room for a question: a draft may take {draft} "
-                f"tokens and its refinement {self.max_completion_length}; raise it, or set max_draft_tokens"
+                f"tokens and its refinement {limit}; raise it, or set max_draft_tokens"
             )
         if self.vllm_mode == "colocate" and self.vllm_enable_sleep_mode:
             warnings.warn(
@@ -217,6 +219,13 @@ class IGRPOTrainer(GRPOTrainer):
     ValueError for tools, environments, a `rollout_func` and images, which Stage 1 knows nothing of.
     """
 
+    # What TRL leaves open or knows less of.
+    args: IGRPOConfig
+    model: Any
+    processing_class: Any
+    num_generations: int
+    _buffered_inputs: Any
+    _logs: dict[str, Any]
     _tag_names = ["trl", "grpo", "igrpo"]  # noqa: RUF012, as TRL has it
 
     def __init__(self, model: Any, reward_funcs: Any, args: GRPOConfig, **options: Any) -> None:
@@ -230,6 +239,15 @@ class IGRPOTrainer(GRPOTrainer):
         self._rewards, self._completion_ids = torch.empty(0), list[list[int]]()
         super().__init__(model, reward_funcs, args, **options)
         check_trl(self)
+        if args.use_vllm and args.vllm_mode == "colocate" and self.accelerator.device.type == "cpu":
+            self.vllm_generation.sync_weights = self._sync_cpu_engine  # type: ignore[method-assign]
+
+    def _sync_cpu_engine(self) -> None:
+        """TRL's own way, `load_weights`, fails on vLLM's CPU engine, which has repacked its weights."""
+        engine = self.vllm_generation.llm
+        weights = policy_weights(self.accelerator.unwrap_model(self.model))
+        engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        engine.reset_prefix_cache()
 
     # One generation: Stage 1, TRL's own generation on q', and the advantages.
 
@@ -368,17 +386,21 @@ class IGRPOTrainer(GRPOTrainer):
 
     # Checkpoints: TRL loses the rollout it is in the middle of, and with it the phase of its generations.
 
+    @property
+    def _period(self) -> int:
+        """Micro-steps from one generation to the next."""
+        return (self.args.steps_per_generation or 1) * self.num_iterations
+
     def _state_file(self, checkpoint: str) -> Path:
         return Path(checkpoint, f"igrpo_state_{self.accelerator.process_index}.safetensors")
 
     def _save_rng_state(self, output_dir: str) -> None:
         """What decides the next step besides weights and optimizer: random states, and the open rollout."""
         super()._save_rng_state(output_dir)
-        period = self.args.steps_per_generation * self.num_iterations
         state = {
             "step": self._step,
             "processes": self.accelerator.num_processes,
-            "rollout": self._buffered_inputs if self._step % period else None,
+            "rollout": self._buffered_inputs if self._step % self._period else None,
         }
         save_checkpoint(self._state_file(output_dir), state)
 
@@ -405,7 +427,7 @@ class IGRPOTrainer(GRPOTrainer):
             reason = f"was written by {state['processes']} processes and this is a run of {processes}"
         else:
             micro_steps = self.state.global_step * self.args.gradient_accumulation_steps
-            if micro_steps % (self.args.steps_per_generation * self.num_iterations) == 0:
+            if micro_steps % self._period == 0:
                 return {"step": 0, "rollout": None}
             reason = f"holds no {path.name}"
         raise ValueError(

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
+from igrpo_kit.runlog import write_atomically
 from igrpo_kit.viz.style import WIDTH, alt_text
 
 _DRAWN = ("x", "y", "error_x", "error_y", "text", "cells")
@@ -81,24 +82,27 @@ def write_pngs(figures: Mapping[Path, go.Figure]) -> list[Path]:
     }
     for path in figures:
         path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = [
+        path.with_name(f".{path.name}") for path in figures
+    ]  # a browser that is killed leaves half a file
     try:
         widths = [figure.layout.width or WIDTH for figure in figures.values()]
         heights = [figure.layout.height or 500 for figure in figures.values()]
-        pio.write_images(list(figures.values()), list(figures), width=widths, height=heights, scale=SCALE)
+        pio.write_images(list(figures.values()), drawn, width=widths, height=heights, scale=SCALE)
     except RuntimeError as error:
         if "Chrome" not in str(error):
             raise
         raise FileNotFoundError(
             "no browser to draw a PNG with: install Chromium (Debian: apt-get install chromium) or Chrome"
         ) from error
-    for path, words in texts.items():
-        _add_texts(path, words)
+    for half_done, (path, words) in zip(drawn, texts.items(), strict=True):
+        write_atomically(path, _with_texts(half_done.read_bytes(), words))
+        half_done.unlink()
     return list(figures)
 
 
-def _add_texts(path: Path, texts: Mapping[str, str]) -> None:
-    """Put compressed text chunks (iTXt, PNG 3rd edition, 11.3.3.4) behind the header of a PNG."""
-    content = path.read_bytes()
+def _with_texts(content: bytes, texts: Mapping[str, str]) -> bytes:
+    """A PNG with compressed text chunks (iTXt, PNG 3rd edition, 11.3.3.4) behind its header."""
     end_of_header = len(_SIGNATURE) + 25  # IHDR is always 13 bytes long, and first
     chunks = b""
     for keyword, text in texts.items():
@@ -106,7 +110,7 @@ def _add_texts(path: Path, texts: Mapping[str, str]) -> None:
         chunks += (
             struct.pack(">I", len(body)) + b"iTXt" + body + struct.pack(">I", zlib.crc32(b"iTXt" + body))
         )
-    path.write_bytes(content[:end_of_header] + chunks + content[end_of_header:])
+    return content[:end_of_header] + chunks + content[end_of_header:]
 
 
 def read_png(path: Path) -> tuple[str, list[dict[str, Any]]]:

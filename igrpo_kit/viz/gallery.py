@@ -1,20 +1,30 @@
 """The pictures of `figures/`, each drawn anew from data or from a seeded simulation: `igrpo figures`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, partial
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
 
 from igrpo_kit.analysis.compare import Record, load_experiment, summarise
+from igrpo_kit.analysis.cost import SCHEDULES, Job, calibrated, job_cost
+from igrpo_kit.analysis.paper import load_table, row_means
 from igrpo_kit.analysis.passk import pass_at_k_curve
 from igrpo_kit.experiments import EXPERIMENTS, record_folders
 from igrpo_kit.runlog import Row
 from igrpo_kit.toy import simulate_best_of_n, simulate_igrpo
 from igrpo_kit.viz.files import write_html, write_pngs
 from igrpo_kit.viz.plots import plot_best_of_n, plot_mixed_groups
-from igrpo_kit.viz.results import as_intervals, plot_forest, plot_pass_at_n
+from igrpo_kit.viz.results import (
+    as_intervals,
+    plot_forest,
+    plot_marked_table,
+    plot_pass_at_n,
+    plot_stacked_bars,
+)
 from igrpo_kit.viz.runs import (
     pass_intervals,
     plot_comparison,
@@ -115,20 +125,62 @@ def transitions() -> go.Figure:
     return plot_transitions(seeds_of(records, "iGRPO 4+4"), title="Countdown: refinements come to be copies")
 
 
-def differences() -> go.Figure:
-    """All recorded experiments: each method's score minus GRPO-8's, paired by seed."""
+def differences(presets: Sequence[str], *, title: str) -> go.Figure:
+    """Recorded experiments: each method's held-out score minus that of what it is compared with."""
     groups = {}
-    for preset in ("countdown-cpu", "addition-cpu", "graded-cpu"):
+    for preset in presets:
         experiment, (records, base) = EXPERIMENTS[preset], _records(preset)
-        summaries = summarise(records, base, baseline=experiment.baseline)
+        summaries = summarise(records, base, baseline=experiment.baseline, against=experiment.against)
         groups[preset.removesuffix("-cpu")] = {
             s.method: s.differences[experiment.score] for s in summaries if s.differences
         }
     return plot_forest(
         groups,
-        title="Single-shot score minus GRPO-8's",
+        title=title,
         subtitle="held-out problems; paired by seed, 95 % intervals (Student)",
         x_title="difference of the mean reward",
+    )
+
+
+def cost_of_a_step() -> go.Figure:
+    """The paper's 7B run under four schedules, by the cost model; calibrated on the GRPO row of Table S.3."""
+    hours = load_table("table_s3")["GRPO"]["Total GPU Hours"]
+    grpo = calibrated(Job(num_drafts=0, num_refinements=8), float(hours))
+    jobs = {"GRPO": job_cost(grpo)}
+    for schedule in SCHEDULES:
+        jobs[f"iGRPO, {schedule}"] = job_cost(replace(grpo, num_drafts=4, num_refinements=4), schedule)
+    return plot_stacked_bars(
+        {
+            name: {"decode": c.decode_seconds, "prefill": c.prefill_seconds, "update": c.update_seconds}
+            for name, c in jobs.items()
+        },
+        title="One step of the paper's 7B run: a model, not a measurement",
+        subtitle=f"lengths are assumptions; calibrated on GRPO's {hours} GPU-hours (Table S.3)",
+        x_title="seconds",
+    )
+
+
+def paper_table() -> go.Figure:
+    """Table 1 as printed, with what the page alone says about some of its cells."""
+    table = load_table("table_1")
+    names, columns = list(table), list(table["DeepSeek-R1-Distill-Qwen-7B"])
+    marks = {
+        (names.index(f.where.removeprefix("Table 1, ")), len(columns)): f"{f.computed} (printed {f.printed})"
+        for f in row_means(table, "Table 1")
+        if not f.agrees
+    }
+    for one, other in combinations(names, 2):
+        alike = [c for c in columns if table[one][c] == table[other][c]]
+        if len(alike) >= 5:
+            note = f"the same in {one} and {other}: {len(alike)} of 6 columns"
+            marks |= {(names.index(n), 1 + columns.index(c)): note for n in (one, other) for c in alike}
+    rows = [[name.removeprefix("DeepSeek-"), *map(str, cells.values())] for name, cells in table.items()]
+    return plot_marked_table(
+        ["", *columns],
+        rows,
+        marks,
+        title="Table 1 of the paper, as printed",
+        subtitle="Pass@1, per cent; R1-Distill is DeepSeek's",
     )
 
 
@@ -144,8 +196,12 @@ FIGURES: dict[str, Callable[[], go.Figure]] = {
     "pass_at_n": pass_at_n,
     "dead_groups": dead_groups,
     "transitions": transitions,
-    "differences": differences,
     "smollm2-cpu": partial(comparison, "smollm2-cpu"),
+    "differences": partial(
+        differences, ("countdown-cpu", "addition-cpu", "graded-cpu"), title="Single-shot score minus GRPO-8's"
+    ),
+    "cost": cost_of_a_step,
+    "paper_table": paper_table,
 }
 """Name of the file -> what draws it."""
 

@@ -135,7 +135,7 @@ def plot_stacked_bars(
         hovermode="closest",
         width=WIDTH,
         height=230 + 36 * len(names),
-        legend_traceorder="normal",
+        legend={"traceorder": "normal", "y": -80 / (78 + 36 * len(names))},  # below the title of x
     )
     figure.update_yaxes(autorange="reversed", automargin=True, ticks="").update_xaxes(title_text=x_title)
     said = "; ".join(f"{name} {sum(parts.values()):.3g}" for name, parts in bars.items())
@@ -173,9 +173,9 @@ def plot_marked_table(
     widest = [max(len(text) for text in (header[c], *(row[c] for row in rows))) for c in range(len(header))]
     figure = go.Figure(layout_template=TEMPLATE)
     figure.add_table(
-        header={"values": list(header), "align": "left", "font": {"size": 13}, "height": 28},
+        header={"values": list(header), "align": "left", "font": {"size": 12}, "height": 28},
         cells={"values": columns, "align": "left", "font": {"size": 13}, "height": 26},
-        columnwidth=[max(6, w) for w in widest],
+        columnwidth=[w + 5 for w in widest],
     )
     below = "<br>".join(f"<sup>{letter}</sup> {note}" for note, letter in letters.items())
     figure.add_annotation(
