@@ -17,6 +17,11 @@ from igrpo_kit.toy import best_of_n_probability, simulate_best_of_n
 
 _TOY_P = np.array([0.02, 0.05, 0.1, 0.2, 0.4])
 _TOY_N = [1, 2, 4, 8, 16]
+_EXTRAS = {
+    "train": ("transformers", "tokenizers", "safetensors", "gguf"),
+    "notebooks": ("nbformat", "IPython", "ipywidgets", "anywidget"),
+}
+"""which extra brings a package; the others come with `figures`"""
 
 
 def best_of_n_table(
@@ -301,8 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.run(args)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
-        extra = "train" if package in ("transformers", "tokenizers", "safetensors", "gguf") else "figures"
-        extra = "notebooks" if package in ("nbformat", "IPython") else extra
+        extra = next((extra for extra, names in _EXTRAS.items() if package in names), "figures")
         hint = f"{error.name} is not installed: pip install 'igrpo-kit[{extra}]'"
         print(f"igrpo {args.command}: {hint}", file=sys.stderr)
         return 1

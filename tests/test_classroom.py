@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -40,7 +41,7 @@ def cells_of_exercises():
     found = {}
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         cells = nbformat.read(path, as_version=4).cells
-        for before, cell in zip(cells, cells[1:], strict=False):
+        for before, cell in pairwise(cells):
             if "exercise" in cell.metadata.get("tags", []):
                 (name,) = re.findall(r'^check\("(\w+)", my_\1\)', cell.source, re.MULTILINE)
                 found[name] = (path.stem[:2], before.source, cell.source)
@@ -143,7 +144,7 @@ def test_what_can_go_wrong_is_said(answer, hint):
 def test_an_endless_loop_ends_even_if_it_catches_everything():
     def stubborn():
         while True:
-            try:
+            try:  # noqa: SIM105  a learner's bare except
                 time.sleep(0.01)
             except:  # noqa: E722
                 pass

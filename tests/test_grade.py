@@ -1,14 +1,25 @@
 """Grading submissions: right ones, wrong ones, and ones that try to break it or cheat."""
 
 import csv
+import time
 
 import nbformat
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from igrpo_kit.classroom.answers import Mistake, difference
-from igrpo_kit.classroom.grade import COLUMNS, Grade, Limits, grade_folder, grade_notebook, write_grades
+from igrpo_kit.classroom.exercises import EXERCISES
+from igrpo_kit.classroom.grade import (
+    COLUMNS,
+    Grade,
+    Limits,
+    grade_folder,
+    grade_notebook,
+    points_table,
+    write_grades,
+)
 from igrpo_kit.classroom.transport import decode, encode
 
 RIGHT = """
@@ -61,24 +72,69 @@ def test_a_broken_cell_costs_its_own_exercise_only(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    ("cheat", "status"),
-    [
-        ("import igrpo_kit.classroom.checks as c\nc.check = lambda *a: True\nmy_group_advantages = print", "not written yet"),
-        ("import torch, numpy\ntorch.allclose = numpy.abs = lambda *a: True\ndef my_group_advantages(r): return r * 0", "not yet right"),
-        ("class Same:\n  def __eq__(s, o): return True\n  __float__ = lambda s: 0.0\ndef my_group_advantages(r): return Same()", "not yet right"),
-        ("def my_group_advantages(r):\n  while True:\n    pass", "not yet right"),
-        ("def my_group_advantages(r):\n  import os; os._exit(0)", "not graded"),
-        ("import os; os._exit(0)", "not graded"),
-        ("import os\nfor fd in range(3, 30):\n  try: os.write(fd, b'[\"value\", 1]\\n')\n  except OSError: pass", "not graded"),
-        ("my_group_advantages = b'x' * (1 << 40)", "not written yet"),
-        ("def my_group_advantages(r): return input()", "not yet right"),
-    ],
-    ids=["patched-check", "patched-compare", "equals-all", "endless", "exit-in-answer", "exit", "forged", "memory", "input"],
-)  # fmt: skip
-def test_what_does_not_earn_points(tmp_path, cheat, status):
-    grade = grade_of(submit(tmp_path, "a", cheat))
+CHEATS = {
+    "patched check": (
+        "import igrpo_kit.classroom.checks as c\nc.check = lambda *a: True\nmy_group_advantages = print",
+        "not written yet",
+    ),
+    "patched comparison": (
+        "import torch, numpy\ntorch.allclose = numpy.abs = lambda *a: True\n"
+        "def my_group_advantages(r): return r * 0",
+        "not yet right",
+    ),
+    "equal to everything": (
+        "class Same:\n  __eq__ = lambda s, o: True\n  __float__ = lambda s: 0.0\n"
+        "def my_group_advantages(r): return Same()",
+        "not yet right",
+    ),
+    "endless": ("def my_group_advantages(r):\n  while True:\n    pass", "not yet right"),
+    "ends the process when called": ("def my_group_advantages(r):\n  import os; os._exit(0)", "not graded"),
+    "ends the process": ("import os; os._exit(0)", "not graded"),
+    "forged message": (
+        "import os\nfor fd in range(3, 30):\n  try: os.write(fd, b'[\"value\", 1]\\n')\n  except OSError: pass",
+        "not graded",
+    ),
+    "forged value": (
+        "import igrpo_kit.classroom._grade_worker as w\n"
+        "w.encode = lambda v: {'array': ['x'], 'dtype': 'U1', 'shape': [1]}\n"
+        "def my_group_advantages(r): return r",
+        "not yet right",
+    ),
+    "memory": ("my_group_advantages = b'x' * (1 << 40)", "not written yet"),
+    "asks the teacher": ("def my_group_advantages(r): return input()", "not yet right"),
+}
+
+
+@pytest.mark.parametrize("name", CHEATS)
+def test_what_does_not_earn_points(tmp_path, name):
+    cell, status = CHEATS[name]
+    grade = grade_of(submit(tmp_path, "a", cell))
     assert (grade.status, grade.points) == (status, 0)
+
+
+def test_a_call_that_python_cannot_interrupt_ends_with_the_notebooks_time(tmp_path):
+    """No signal handler runs inside sum(): the whole process is ended, and this notebook is not graded."""
+    path = submit(tmp_path, "a", RIGHT, "sum(range(10**12))")
+    start = time.monotonic()
+    grades = grade_notebook(path, "s", Limits(cell_seconds=1, notebook_seconds=40))
+    assert {(g.status, g.hint) for g in grades} == {("not graded", "no end after 40 s")}
+    assert time.monotonic() - start < 100
+
+
+def test_what_a_notebook_started_is_ended_with_it(tmp_path):
+    """Its children and theirs: a bomb of forks ends with its process group."""
+    source = (
+        "import subprocess, sys\n"
+        'child = \'import subprocess, time; p = subprocess.Popen(["sleep", "600"]); \'\n'
+        f"child += 'open({str(tmp_path / 'pids')!r}, \"a\").write(str(p.pid) + chr(10)); time.sleep(600)'\n"
+        "for _ in range(3): subprocess.Popen([sys.executable, '-c', child])\n"
+        "import time; time.sleep(2)"
+    )
+    assert grade_of(submit(tmp_path, "a", RIGHT, source)).points == 1
+    pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
+    assert pids and not any(
+        psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids
+    )
 
 
 def test_one_bad_submission_affects_nobody_else(tmp_path):
@@ -92,6 +148,13 @@ def test_one_bad_submission_affects_nobody_else(tmp_path):
     assert grades["bob", "group_advantages"].status == "not graded"
     assert grades["cy", ""].hint == "not a readable notebook: NotJSONError"
     assert "not the copy of a lesson" in grades["dee", ""].hint
+    total = sum(e.points for e in EXERCISES.values() if e.lesson == "03")
+    assert points_table(list(grades.values())).splitlines() == [
+        f"   1 of {total:3d}   ada",
+        f"   0 of {total:3d}   bob   (8 not graded, see the hints)",
+        "   0 of   0   cy   (1 not graded, see the hints)",
+        "   0 of   0   dee   (1 not graded, see the hints)",
+    ]
 
 
 def test_an_empty_folder_is_an_error(tmp_path):

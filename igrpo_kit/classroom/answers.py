@@ -30,8 +30,9 @@ class _Interrupted(BaseException):
 def within(seconds: float, work: Callable[[], Any]) -> Any:
     """The result of `work()`, or Mistake once `seconds` have passed: an endless loop ends.
 
-    It runs in a thread that is interrupted at its deadline. A single call into compiled code cannot be
-    interrupted: that thread is left behind, and the learner goes on.
+    It runs in a thread that is interrupted at its deadline, between two steps of Python. One call into
+    compiled code is left behind if it lets other threads run, as torch does; if it does not, as
+    `sum(range(10**12))`, nothing but restarting the kernel ends it.
     """
     outcome: dict[str, Any] = {}
 

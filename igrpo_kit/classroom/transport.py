@@ -11,6 +11,8 @@ import torch
 from igrpo_kit.classroom.answers import Mistake, kind
 
 _PLAIN = bool | int | float | str | None
+_NUMBERS = "biuf"
+"""kinds of arrays: True or False, whole numbers, floats"""
 
 
 def encode(value: Any) -> Any:
@@ -23,7 +25,7 @@ def encode(value: Any) -> Any:
             "shape": list(value.shape),
         }
     if isinstance(value, np.ndarray | np.generic):
-        if value.dtype.kind not in "biuf":
+        if value.dtype.kind not in _NUMBERS:
             raise Mistake(f"the result is an array of {value.dtype}")
         return {"array": value.tolist(), "dtype": str(value.dtype), "shape": list(value.shape)}
     if isinstance(value, dict):
@@ -38,7 +40,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(value: Any) -> Any:
-    """The value that `encode` was given."""
+    """The value that `encode` was given; a KeyError, TypeError, ValueError ... for what it never makes."""
     if isinstance(value, list):
         return [decode(v) for v in value]
     if not isinstance(value, dict):
@@ -49,4 +51,6 @@ def decode(value: Any) -> Any:
         return tuple(decode(v) for v in value["tuple"])
     if "tensor" in value:
         return torch.tensor(value["tensor"], dtype=getattr(torch, value["dtype"])).reshape(value["shape"])
+    if np.dtype(value["dtype"]).kind not in _NUMBERS:
+        raise ValueError(f"an array of {value['dtype']}")
     return np.asarray(value["array"], dtype=value["dtype"]).reshape(value["shape"])

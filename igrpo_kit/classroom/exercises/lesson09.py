@@ -39,6 +39,30 @@ def _random_accuracies(rng: np.random.Generator) -> list[Arguments]:
     return [(float(rng.uniform(20, 80)), n) for n in (30, 40, 500)]
 
 
+def error_of_mean(errors: list[float]) -> float:
+    """Of the mean of independent numbers: errors add in squares."""
+    return math.sqrt(sum(e**2 for e in errors)) / len(errors)
+
+
+def _mean_error(errors: list[float]) -> float:
+    """That is the mean of the errors: independent errors partly cancel, so they add in squares."""
+    return sum(errors) / len(errors)
+
+
+def _error_of_sum(errors: list[float]) -> float:
+    """That is the error of the *sum*; the mean divides it by the number of benchmarks."""
+    return math.sqrt(sum(e**2 for e in errors))
+
+
+def _root_mean_square(errors: list[float]) -> float:
+    """Divide by n outside the root: that is the root mean square, the error of one benchmark on average."""
+    return math.sqrt(sum(e**2 for e in errors) / len(errors))
+
+
+def _random_errors(rng: np.random.Generator) -> list[Arguments]:
+    return [(rng.uniform(0.2, 4, n).tolist(),) for n in (2, 6)]
+
+
 def reachable(printed: float, problems: int, runs: int) -> bool:
     """Whether some whole number of right answers in all runs gives the printed percentage, two decimals."""
     total = problems * runs
@@ -55,6 +79,12 @@ def _exactly(printed: float, problems: int, runs: int) -> bool:
     """Two decimals are printed, so a value that *rounds* to the printed one is reachable too."""
     k = printed / 100 * problems * runs
     return abs(k - round(k)) < 1e-9
+
+
+def _no_slack(printed: float, problems: int, runs: int) -> bool:
+    """In floats 54.38 - 54.375 is a little more than 0.005: leave a little room, 1e-9 say."""
+    total = problems * runs
+    return abs(100 * round(printed / 100 * total) / total - printed) <= 0.005
 
 
 def _always(printed: float, problems: int, runs: int) -> bool:
@@ -77,6 +107,19 @@ EXERCISES = [
         ),
     ),
     Exercise(
+        name="error_of_mean",
+        lesson="09",
+        kind="code",
+        difficulty=1,
+        minutes=3,
+        verify=FunctionCheck(
+            reference=error_of_mean,
+            typed=[(([3.0, 4.0],), 2.5), (([2.0],), 2.0)],
+            random=_random_errors,
+            mistakes=[_mean_error, _error_of_sum, _root_mean_square],
+        ),
+    ),
+    Exercise(
         name="reachable",
         lesson="09",
         kind="code",
@@ -91,8 +134,10 @@ EXERCISES = [
                 ((52.5, 40, 1), True),
                 ((50.4, 500, 1), True),
                 ((50.45, 500, 1), False),
+                ((54.38, 30, 64), True),
+                ((54.4, 30, 64), False),
             ],
-            mistakes=[_one_run, _exactly, _always],
+            mistakes=[_one_run, _exactly, _no_slack, _always],
         ),
     ),
     Exercise(
@@ -109,7 +154,7 @@ EXERCISES = [
                 0.25: "1/G is the part that is lost; what is left?",
                 4 / 3: "Upside down: the push becomes smaller, not larger.",
             },
-            otherwise="The baseline holds 1/G of the completion's own reward. What share of the push is left?",
+            otherwise="The baseline holds 1/G of the completion's own reward. What share of it is left?",
         ),
     ),
 ]
