@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import re
 import sys
 import time
@@ -100,7 +101,7 @@ def test_the_lesson_holds_the_exercise_and_its_solution_passes(exercise):
     (solution,) = solutions_in(code)
     assert solution
     # The lesson's own names, as far as the solutions use them.
-    names = {"torch": torch, "np": np, "check": check}
+    names = {"torch": torch, "np": np, "math": math, "check": check}
     exec("from igrpo_kit import *\nfrom igrpo_kit import group_advantages", names)
     exec(code, names)
     assert check(exercise.name, names[f"my_{exercise.name}"])
@@ -113,7 +114,7 @@ def test_every_exercise_of_a_lesson_is_known():
     lessons = {path.stem[:2] for path in NOTEBOOKS.glob("*.ipynb")} - {"00"}
     assert {e.lesson for e in EXERCISES.values()} == lessons
     kinds = [e.kind for e in EXERCISES.values()]
-    assert kinds.count("bug") >= 6 and kinds.count("prediction") >= 5 and len(kinds) >= 25
+    assert kinds.count("bug") >= 6 and kinds.count("prediction") >= 5 and len(kinds) >= 30
 
 
 def test_an_unknown_exercise_suggests_a_name():
@@ -239,7 +240,19 @@ def test_the_committed_copies_are_current(tmp_path):
     for path, fresh in zip(committed, written, strict=True):
         assert json.loads(path.read_text()) == json.loads(fresh.read_text()), f"{path.name}: igrpo student"
         text = path.read_text()
-        assert "SOLUTION" not in text and "not written yet" in text
+        assert "# BEGIN SOLUTION" not in text and "# END SOLUTION" not in text and "not written yet" in text
+
+
+def test_a_copy_finds_the_data_from_its_own_folder(tmp_path):
+    cell = nbformat.v4.new_code_cell('records_dir: str = "../data/runs"  # text')
+    for back, found in (("..", "../../data/runs"), ("../notebooks", "../notebooks/../data/runs")):
+        copy = student_notebook(nbformat.v4.new_notebook(cells=[cell]), "99_x", back=back)
+        assert copy.cells[0].source == f'records_dir: str = "{found}"  # text'
+
+
+def test_copies_never_replace_the_lessons():
+    with pytest.raises(ValueError, match="would replace the lessons"):
+        write_student_copies(NOTEBOOKS, NOTEBOOKS / "exercises" / "..")
 
 
 def test_a_solution_build_folds_each_solution(tmp_path):

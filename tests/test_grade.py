@@ -91,7 +91,8 @@ CHEATS = {
     "ends the process when called": ("def my_group_advantages(r):\n  import os; os._exit(0)", "not graded"),
     "ends the process": ("import os; os._exit(0)", "not graded"),
     "forged message": (
-        "import os\nfor fd in range(3, 30):\n  try: os.write(fd, b'[\"value\", 1]\\n')\n  except OSError: pass",
+        "import os\nfor fd in range(3, 30):\n"
+        "  try: os.write(fd, b'[\"value\", 1]\\n')\n  except OSError: pass",
         "not graded",
     ),
     "forged value": (

@@ -7,6 +7,7 @@ each name it assigns becomes None. `check` reports both as not written yet, so R
 
 import ast
 import html
+import os
 import re
 import textwrap
 from pathlib import Path
@@ -47,22 +48,24 @@ def _stub(indent: str, solution: str) -> str:
 
 
 def student_notebook(
-    lesson: nbformat.NotebookNode, name: str, *, solutions: bool = False
+    lesson: nbformat.NotebookNode, name: str, *, back: str = "..", solutions: bool = False
 ) -> nbformat.NotebookNode:
     """A lesson's student copy; with `solutions`, each is folded away below its cell.
 
-    `name` is the lesson's, "03_grpo_by_hand"; it is kept in the metadata, where grading looks for it.
+    `name` is the lesson's, "03_grpo_by_hand"; it is kept in the metadata, where grading looks for it. `back`
+    is the way from the copy's folder to the lesson's, for links and for the paths of data.
     Raises ValueError naming the cell whose markers are out of order.
     """
     cells = []
     for cell in lesson.cells:
         cell = nbformat.from_dict(cell)
-        if cell.cell_type == "markdown":
-            cell.source = _one_folder_down(cell.source)
         answers = solutions_in(cell.source) if cell.cell_type == "code" else []
+        if cell.cell_type == "markdown":
+            # The copies lie side by side as the lessons do; lesson 00 and the guide have none.
+            cell.source = re.sub(r"\]\((?=\.\./|00_\w+\.ipynb|\w+\.md)", f"]({back}/", cell.source)
         if cell.cell_type == "code":
             try:
-                cell.source = without_solutions(cell.source)
+                cell.source = re.sub(r'"(?=\.\./)', f'"{back}/', without_solutions(cell.source))
             except (SyntaxError, ValueError) as error:
                 raise ValueError(f"{name}, cell {cell.id!r}: {error}") from error
         cells.append(cell)
@@ -78,24 +81,22 @@ def _folded(cell_id: str, answers: list[str]) -> nbformat.NotebookNode:
     return nbformat.v4.new_markdown_cell(source, id=f"{cell_id}-solution"[:64])
 
 
-def _one_folder_down(text: str) -> str:
-    """Markdown whose links still lead there from a folder further down, where other lessons have copies."""
-    text = re.sub(r"\]\((?=\.\./)", "](../", text)
-    return re.sub(r"\]\((?=(00_\w+\.ipynb|\w+\.md))", "](../", text)
-
-
 def write_student_copies(lessons: Path, out: Path, *, solutions: bool = False) -> list[Path]:
     """A student copy in `out` of every lesson in `lessons` that has an exercise; the files written.
 
-    Raises ValueError where a lesson's markers are out of order; then nothing is written.
+    Raises ValueError where a lesson's markers are out of order, or where the copies would replace the
+    lessons; then nothing is written.
     """
+    if out.resolve() == lessons.resolve():
+        raise ValueError(f"{out}: the copies would replace the lessons")
+    back = Path(os.path.relpath(lessons, out)).as_posix()
     copies = {}
     for path in sorted(lessons.glob("*.ipynb")):
         lesson = nbformat.read(path, as_version=4)
         if any(
             BEGIN in cell.source or END in cell.source for cell in lesson.cells if cell.cell_type == "code"
         ):
-            copies[out / path.name] = student_notebook(lesson, path.stem, solutions=solutions)
+            copies[out / path.name] = student_notebook(lesson, path.stem, back=back, solutions=solutions)
     if not copies:
         raise ValueError(f"{lessons}: no lesson with an exercise")
     out.mkdir(parents=True, exist_ok=True)
