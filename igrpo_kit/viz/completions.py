@@ -50,8 +50,9 @@ class CompletionsBrowser(widgets.VBox):
 
     def _offer(self) -> None:
         rows = self._rows[self.step.value]
-        # Ids and questions are data too: a label is text in every browser, and short in this one.
-        self.problem.options = [(f"{i + 1}: {row['id']}"[:60], i) for i, row in enumerate(rows)]
+        # An id is data too: a label cannot hold tags, but it can hold characters that turn its direction.
+        labels = ["".join(c if c.isprintable() else "\ufffd" for c in str(row["id"])) for row in rows]
+        self.problem.options = [(f"{i + 1}: {label}"[:60], i) for i, label in enumerate(labels)]
         self.problem.index = 0
         self._show()  # also where the index did not change
 
@@ -77,19 +78,22 @@ def rollout_html(row: Row) -> str:
     shown = drafts[selected] if drafts and selected >= 0 else None
     rewards = torch.tensor([[_number(c["reward"]) for c in row["completions"]]], dtype=torch.float64)
     scored = len(row["completions"]) > 1 and bool(rewards.isfinite().all())
-    advantages = group_advantages(rewards)[0].tolist() if scored else [float("nan")] * rewards.shape[1]
+    notes = ["no advantage: that takes a group with every reward known"] * rewards.shape[1]
+    if scored:
+        notes = [f"advantage {A:+.3f}" for A in group_advantages(rewards)[0].tolist()]
     parts = [f"<h4>Question</h4>{text_box(row['question'])}<p>gold answer: {visible(str(row['answer']))}</p>"]
     if drafts:
         parts.append("<h4>Drafts (Stage 1)</h4>")
         parts += [_card(d, text_box(d["text"]), chosen=i == selected) for i, d in enumerate(drafts)]
-        parts.append("<h4>Refinements (Stage 2), against the draft they were shown</h4>")
+        against = ", against the draft they were shown" if shown is not None else ", of q: no draft was shown"
+        parts.append(f"<h4>Refinements (Stage 2){against}</h4>")
     else:
         parts.append("<h4>Completions</h4>")
-    for completion, advantage in zip(row["completions"], advantages, strict=True):
+    for completion, note in zip(row["completions"], notes, strict=True):
         body = text_box(completion["text"])
         if shown is not None:
             body = difference_html(shown["text"], completion["text"])
-        parts.append(_card(completion, body, note=f"advantage {advantage:+.3f}"))
+        parts.append(_card(completion, body, note=note))
     return "".join(parts)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from scipy.special import betaln
 
 try:
@@ -66,7 +66,7 @@ def _slider(kind: Any, name: str, value: float, low: float, high: float, step: f
     )  # fmt: skip
 
 
-def expected_best(mean_p: float, spread: float, n: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
+def expected_best(mean_p: float, spread: float, n: Real[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
     """E[1 - (1 - p)^n] over prompts, p from a Beta distribution with this mean.
 
     `spread` in [0, 1): 0, all prompts alike; towards 1, hopeless or trivial (a + b = (1 - spread) / spread).
@@ -77,7 +77,7 @@ def expected_best(mean_p: float, spread: float, n: Float[np.ndarray, " K"]) -> F
     return 1 - np.exp(betaln(a, b + n) - betaln(a, b))
 
 
-def expected_dead(mean_p: float, spread: float, size: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
+def expected_dead(mean_p: float, spread: float, size: Real[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
     """E[p^G + (1 - p)^G] over the same prompts."""
     return (1 - expected_best(1 - mean_p, spread, size)) + (1 - expected_best(mean_p, spread, size))
 
@@ -220,7 +220,8 @@ def surrogate_at(ratio: Float[np.ndarray, " K"], advantage: float, clip: float) 
 def gradient_factor(ratio: float, advantage: float, clip: float) -> float:
     """I A r: what stands before grad log pi (Eqs. 22, 23)."""
     objective = GRPO(clip_low=clip, clip_high=clip)
-    clipped = objective.clipped(torch.tensor([[ratio]]), torch.tensor([advantage]))
+    r, A = torch.tensor([[ratio]], dtype=torch.float64), torch.tensor([advantage], dtype=torch.float64)
+    clipped = objective.clipped(r, A)
     return 0.0 if clipped.item() else advantage * ratio
 
 
@@ -241,7 +242,7 @@ _PANELS = {
 def run_explorer(records: Sequence[Record], base: Row) -> Explorer:
     """Runs side by side at equal steps, tokens or accuracy; hovering shows all four panels at one place.
 
-    One line per method, the mean of its seeds being drawn by `viz.runs`: here each *seed* can be picked.
+    One line per method and one seed at a time; `viz.runs` draws the means over seeds.
     Raises ValueError for no record.
     """
     if not records:

@@ -15,7 +15,10 @@ import numpy as np
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
 # Controls and ANSI's escape, bidi overrides and zero widths, other line ends, code points without a glyph.
 _UNSEEN = ("Cc", "Cf", "Zl", "Zp", "Co", "Cs", "Cn")
-_BOX = "white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; font-family: monospace"
+# Letters and marks that are drawn as nothing: fillers, joiners, the braille blank, variation selectors.
+_BLANK = {*"\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0", *map(chr, range(0xFE00, 0xFE10))}
+# Clipped, since stacked accents reach beyond their line.
+_BOX = "overflow: hidden; white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; font-family: monospace"
 _HIDDEN = "background: #D55E00; color: #FFFFFF; border-radius: 3px; padding: 0 2px"
 
 
@@ -25,15 +28,8 @@ def visible(text: str) -> str:
 
 
 def _shown(character: str) -> str:
-    if character in "\n\t" or unicodedata.category(character) not in (
-        "Cc",
-        "Cf",
-        "Zl",
-        "Zp",
-        "Co",
-        "Cs",
-        "Cn",
-    ):
+    unseen = unicodedata.category(character) in _UNSEEN or character in _BLANK
+    if character in "\n\t" or not unseen:
         return html.escape(character)
     return f'<span style="{_HIDDEN}" title="{_name(character)}">U+{ord(character):04X}</span>'
 
