@@ -38,7 +38,7 @@ SETTINGS = {
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},  # every cell is in the page
     "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
 }
-WAIT = 120_000  # milliseconds: a kernel that imports torch on a busy machine takes its time
+WAIT = 240_000  # milliseconds: a kernel that imports torch on a busy machine takes its time
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,8 @@ def open_and_run(lab, page, name, cells=None):
         nbformat.write(notebook, path)
     page.goto(f"{address}/lab/tree/{path.name}?reset&token={token}")
     page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for(timeout=WAIT)
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=WAIT)
+    # Run All before the kernel is there would open a dialog that asks for one.
+    page.locator("#jp-main-statusbar", has_text="| Idle").wait_for(timeout=WAIT)
     page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
     page.locator('li[data-command="runmenu:run-all"]').click()
 
