@@ -1,8 +1,9 @@
 """Grading a class: `igrpo grade submissions/ --out grades.csv`.
 
 **This runs the learners' code.** Each notebook has a process of its own, with limits of time and memory and
-without this process's standard streams, but it can still read and write the files of whoever runs it and use
-the network: grade strangers' notebooks in a container or as a user with nothing to lose.
+without this process's standard streams, but it can still read and write the files of whoever runs it, start
+processes and use the network: grade strangers' notebooks in a container or as a user with nothing to lose.
+What each limit does is tabulated in `notebooks/teaching_guide.md`.
 
 The checks run here, in the teacher's process, and send arguments to the learner's functions; a notebook that
 replaces `check`, or edits the library in its own process, changes nothing about its grade.
