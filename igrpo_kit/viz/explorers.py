@@ -50,7 +50,7 @@ class Explorer(widgets.VBox):
         self.refresh()
 
     def refresh(self) -> None:
-        """Draw what the controls say now."""
+        """Draw what the controls say: x and y, for a page forgets the x of a trace that had no y yet."""
         with self.chart.batch_update():
             self.words.value = f'<div role="status">{self._redraw()}</div>'
 
@@ -106,7 +106,7 @@ def best_of_n_explorer(
     figure = make_subplots(rows=1, cols=2, subplot_titles=titles)
     for i, name in enumerate(("formula at the mean p", "prompts that differ", "simulated, 1,000 prompts")):
         line = {"mode": "markers" if i == 2 else "lines", "line": {"color": COLORS[i], "dash": DASHES[i]}}
-        figure.add_scatter(x=k, name=name, **line, marker={"color": COLORS[i]}, row=1, col=1)
+        figure.add_scatter(name=name, **line, marker={"color": COLORS[i]}, row=1, col=1)
     for i, name in enumerate(("best of N is right", "group of G is dead", "your split"), start=3):
         line = {
             "mode": "markers" if i == 5 else "lines+markers",
@@ -118,7 +118,7 @@ def best_of_n_explorer(
     figure.update_layout(template=TEMPLATE, height=460, legend={"orientation": "h", "y": -0.2})
     figure.update_xaxes(title="k", type="log", row=1, col=1).update_xaxes(title="N drafts", row=1, col=2)
     figure.update_yaxes(range=[-0.02, 1.02])
-    chart = go.FigureWidget(figure)  # whole: what a widget is given later reaches its page piece by piece
+    chart = go.FigureWidget(figure)
 
     def redraw() -> str:
         p, s, n, total = (controls[name].value for name in ("p", "spread", "drafts", "budget"))
@@ -133,7 +133,7 @@ def best_of_n_explorer(
         for trace, y in zip(
             chart.data, (best_of_n_probability(p, k), expected_best(p, s, k), seen), strict=False
         ):
-            trace.y = y
+            trace.x, trace.y = k, y
         chart.data[3].x = chart.data[4].x = split
         chart.data[3].y, chart.data[4].y = best, dead
         chart.data[5].x, chart.data[5].y = [n, n], [best[n], dead[n]]
@@ -168,14 +168,13 @@ def advantage_explorer(rewards: Sequence[float] = (1, 0, 0, 0, 1, 0, 0, 0)) -> E
     figure = make_subplots(rows=1, cols=2, subplot_titles=titles)
     for i, name in enumerate(("GRPO", "Dr. GRPO", "leave one out")):
         figure.add_bar(
-            x=names,
             name=name,
             marker={"color": COLORS[i], "pattern": {"shape": ("", "/", ".")[i]}},
             row=1,
             col=1,
         )
     grid = np.linspace(0.4, 2.0, 161)
-    figure.add_scatter(x=grid, name="min(r A, clip(r) A)", line={"color": COLORS[3]}, row=1, col=2)
+    figure.add_scatter(name="min(r A, clip(r) A)", line={"color": COLORS[3]}, row=1, col=2)
     figure.add_scatter(
         mode="markers", name="your ratio", marker={"color": COLORS[4], "size": 12}, row=1, col=2
     )
@@ -184,7 +183,7 @@ def advantage_explorer(rewards: Sequence[float] = (1, 0, 0, 0, 1, 0, 0, 0)) -> E
     )
     figure.update_layout(template=TEMPLATE, height=460, legend={"orientation": "h", "y": -0.2})
     figure.update_xaxes(title="ratio r", row=1, col=2)
-    chart = go.FigureWidget(figure)  # whole: what a widget is given later reaches its page piece by piece
+    chart = go.FigureWidget(figure)
 
     def redraw() -> str:
         row = torch.tensor([[controls[f"R{i + 1}"].value for i in range(_GROUP)]], dtype=torch.float64)
@@ -194,10 +193,10 @@ def advantage_explorer(rewards: Sequence[float] = (1, 0, 0, 0, 1, 0, 0, 0)) -> E
             leave_one_out_advantages(row),
         )
         for trace, values in zip(chart.data, three, strict=False):
-            trace.y = values[0].tolist()
+            trace.x, trace.y = names, values[0].tolist()
         A, r, clip = three[0][0, 0].item(), controls["ratio"].value, controls["clip"].value
         surrogate = surrogate_at(grid, A, clip)
-        chart.data[3].y = surrogate
+        chart.data[3].x, chart.data[3].y = grid, surrogate
         chart.data[4].x, chart.data[4].y = [r], surrogate_at(np.array([r]), A, clip)
         low, high = float(surrogate.min()), float(surrogate.max())
         chart.data[5].x = [1 - clip, 1 - clip, None, 1 + clip, 1 + clip]
@@ -268,7 +267,7 @@ def run_explorer(records: Sequence[Record], base: Row) -> Explorer:
         figure.update_yaxes(title=title, row=row, col=1)
     figure.update_layout(template=TEMPLATE, height=820, hovermode="x unified", hoversubplots="axis")
     figure.update_layout(legend={"orientation": "h", "y": -0.08})
-    chart = go.FigureWidget(figure)  # whole: what a widget is given later reaches its page piece by piece
+    chart = go.FigureWidget(figure)
 
     def redraw() -> str:
         clock, seed = controls["clock"].value, controls["seed"].value
