@@ -35,7 +35,11 @@ _GROUP = 8  # rewards of the advantage explorer
 
 
 class Explorer(widgets.VBox):
-    """Controls, words and a figure. `words` is the text a screen reader reads; `controls` are by name."""
+    """Controls, words and a figure. `words` is the text a screen reader reads; `controls` are by name.
+
+    `redraw` draws and returns the words. It must set x *and* y of every trace: a browser loses the x that a
+    trace was made with if only its y follows before it is shown.
+    """
 
     def __init__(
         self, controls: dict[str, widgets.Widget], chart: go.FigureWidget, redraw: Callable[[], str]
@@ -106,7 +110,7 @@ def best_of_n_explorer(
     chart = go.FigureWidget(make_subplots(rows=1, cols=2, subplot_titles=titles))
     for i, name in enumerate(("formula at the mean p", "prompts that differ", "simulated, 1,000 prompts")):
         line = {"mode": "markers" if i == 2 else "lines", "line": {"color": COLORS[i], "dash": DASHES[i]}}
-        chart.add_scatter(x=k, name=name, **line, marker={"color": COLORS[i]}, row=1, col=1)
+        chart.add_scatter(name=name, **line, marker={"color": COLORS[i]}, row=1, col=1)
     for i, name in enumerate(("best of N is right", "group of G is dead", "your split"), start=3):
         line = {
             "mode": "markers" if i == 5 else "lines+markers",
@@ -115,7 +119,9 @@ def best_of_n_explorer(
         chart.add_scatter(
             name=name, **line, marker={"color": COLORS[i], "size": 12 if i == 5 else 6}, row=1, col=2
         )
-    chart.update_layout(template=TEMPLATE, height=460, legend={"orientation": "h", "y": -0.2})
+    chart.update_layout(
+        template=TEMPLATE, height=460, margin={"t": 50}, legend={"orientation": "h", "y": -0.2}
+    )
     chart.update_xaxes(title="k", type="log", row=1, col=1).update_xaxes(title="N drafts", row=1, col=2)
     chart.update_yaxes(range=[-0.02, 1.02])
 
@@ -124,7 +130,8 @@ def best_of_n_explorer(
         if n > total - 2:  # a group needs two
             n = controls["drafts"].value = total - 2
         rng = np.random.default_rng(seed)
-        prompts = rng.beta(*(max(x, 1e-9) for x in _beta(p, s)), size=1000)
+        a, b = (max(x, 1e-9) for x in _beta(p, s))
+        prompts = rng.beta(a, b, size=1000)
         first = rng.geometric(np.clip(prompts, 1e-12, 1.0))  # the first right draft of each prompt
         split = np.arange(0.0, total - 1.0)
         best, dead = expected_best(p, s, split), expected_dead(p, s, total - split)
@@ -132,7 +139,7 @@ def best_of_n_explorer(
         for trace, y in zip(
             chart.data, (best_of_n_probability(p, k), expected_best(p, s, k), seen), strict=False
         ):
-            trace.y = y
+            trace.x, trace.y = k, y
         chart.data[3].x = chart.data[4].x = split
         chart.data[3].y, chart.data[4].y = best, dead
         chart.data[5].x, chart.data[5].y = [n, n], [best[n], dead[n]]
@@ -167,19 +174,20 @@ def advantage_explorer(rewards: Sequence[float] = (1, 0, 0, 0, 1, 0, 0, 0)) -> E
     chart = go.FigureWidget(make_subplots(rows=1, cols=2, subplot_titles=titles))
     for i, name in enumerate(("GRPO", "Dr. GRPO", "leave one out")):
         chart.add_bar(
-            x=names,
             name=name,
             marker={"color": COLORS[i], "pattern": {"shape": ("", "/", ".")[i]}},
             row=1,
             col=1,
         )
     grid = np.linspace(0.4, 2.0, 161)
-    chart.add_scatter(x=grid, name="min(r A, clip(r) A)", line={"color": COLORS[3]}, row=1, col=2)
+    chart.add_scatter(name="min(r A, clip(r) A)", line={"color": COLORS[3]}, row=1, col=2)
     chart.add_scatter(
         mode="markers", name="your ratio", marker={"color": COLORS[4], "size": 12}, row=1, col=2
     )
     chart.add_scatter(mode="lines", name="clip range", line={"color": COLORS[5], "dash": "dot"}, row=1, col=2)
-    chart.update_layout(template=TEMPLATE, height=460, legend={"orientation": "h", "y": -0.2})
+    chart.update_layout(
+        template=TEMPLATE, height=460, margin={"t": 50}, legend={"orientation": "h", "y": -0.2}
+    )
     chart.update_xaxes(title="ratio r", row=1, col=2)
 
     def redraw() -> str:
@@ -190,10 +198,10 @@ def advantage_explorer(rewards: Sequence[float] = (1, 0, 0, 0, 1, 0, 0, 0)) -> E
             leave_one_out_advantages(row),
         )
         for trace, values in zip(chart.data, three, strict=False):
-            trace.y = values[0].tolist()
+            trace.x, trace.y = names, values[0].tolist()
         A, r, clip = three[0][0, 0].item(), controls["ratio"].value, controls["clip"].value
         surrogate = surrogate_at(grid, A, clip)
-        chart.data[3].y = surrogate
+        chart.data[3].x, chart.data[3].y = grid, surrogate
         chart.data[4].x, chart.data[4].y = [r], surrogate_at(np.array([r]), A, clip)
         low, high = float(surrogate.min()), float(surrogate.max())
         chart.data[5].x = [1 - clip, 1 - clip, None, 1 + clip, 1 + clip]
