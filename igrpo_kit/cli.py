@@ -163,9 +163,7 @@ def _student(args: argparse.Namespace) -> None:
 def _grade(args: argparse.Namespace) -> None:
     from igrpo_kit.classroom.grade import grade_folder, points_table, write_grades
 
-    print(
-        "This runs the learners' code as you, with your files and your network; see notebooks/teaching_guide.md."
-    )
+    print("This runs the learners' code, as you: notebooks/teaching_guide.md says how to isolate it.")
     grades = grade_folder(args.submissions)
     write_grades(args.out, grades)
     print(points_table(grades))

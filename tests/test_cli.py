@@ -1,5 +1,6 @@
 """The command line, run as a user runs it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -112,3 +113,35 @@ def test_help_needs_neither_plotly_nor_torch():
     )
     assert done.stdout.splitlines()[-1] == "[]"
     assert "toy" in done.stdout and "figures" in done.stdout
+
+
+def test_a_lesson_becomes_a_copy_and_comes_back_graded(tmp_path, capsys):
+    """The three commands of the teaching guide; without a solution nothing is earned, and nothing fails."""
+    assert cli.main(["student", "--lessons", str(ROOT / "notebooks"), "--out", str(tmp_path / "copies")]) == 0
+    copies = capsys.readouterr().out.splitlines()
+    assert len(copies) == 9 and copies[6].endswith("07_full_run_a100.ipynb")
+    solved = str(tmp_path / "solved")
+    assert cli.main(["student", "--lessons", str(ROOT / "notebooks"), "--out", solved, "--solutions"]) == 0
+    capsys.readouterr()
+    (tmp_path / "in" / "ada").mkdir(parents=True)
+    notebook = json.loads(Path(copies[6]).read_text(encoding="utf-8"))
+    answers = [c for c in notebook["cells"] if "exercise" in c["metadata"].get("tags", [])]
+    source = "".join(answers[1]["source"])
+    answers[1]["source"] = source.replace(
+        'raise NotImplementedError("not written yet")', "return seconds_per_step * steps * gpus / 3600"
+    )
+    notebook["cells"] = answers  # the rest of the lesson, a rehearsed run, takes a minute
+    (tmp_path / "in" / "ada" / "07.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    grades = tmp_path / "grades.csv"
+    assert cli.main(["grade", str(tmp_path / "in"), "--out", str(grades)]) == 0
+    out = capsys.readouterr().out
+    assert "runs the learners' code" in out and "   1 of   2   ada\n" in out
+    assert grades.read_text().splitlines()[1:] == [
+        "ada,07.ipynb,prompts_per_update,0,1,not written yet,",
+        "ada,07.ipynb,gpu_hours,1,1,passed,",
+    ]
+
+
+def test_grading_an_empty_folder_is_one_line(tmp_path, capsys):
+    assert cli.main(["grade", str(tmp_path)]) == 1
+    assert "holds no notebook" in capsys.readouterr().err

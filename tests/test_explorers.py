@@ -192,6 +192,18 @@ def test_a_rollout_is_shown_with_what_was_chosen_and_the_advantages():
     assert "<del" in rollout_html(ROW) and "against the draft they were shown" in text
 
 
+@pytest.mark.parametrize("field", ["question", "answer", "drafts", "completions", "status"])
+def test_no_field_of_a_row_can_turn_a_line(field):
+    evil = "\u202e<b>\x1b[31m"
+    row = {**ROW, field: evil}
+    if field in ("drafts", "completions"):
+        row[field] = [completion(evil, 1.0), completion("x", 0.0)]
+    if field == "status":
+        row["drafts"] = row["completions"] = [completion("x", 1.0, evil), completion("x", 0.0, evil)]
+    source = rollout_html(row)
+    assert "&lt;b&gt;" in source and not {"\u202e", "\x1b"} & set(source)
+
+
 def test_rollouts_of_grpo_and_without_a_draft():
     grpo = {k: v for k, v in ROW.items() if k not in ("drafts", "selected")}
     text = Page(rollout_html(grpo)).text

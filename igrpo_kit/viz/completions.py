@@ -102,7 +102,7 @@ def _number(reward: Any) -> float:
 
 
 def _card(item: Mapping[str, Any], body: str, *, chosen: bool = False, note: str = "") -> str:
-    facts = [f"reward {_number(item['reward']):g}", html.escape(str(item["status"])), note]
+    facts = [f"reward {_number(item['reward']):g}", visible(str(item["status"])), note]
     facts.append("<b>chosen: shown to Stage 2</b>" if chosen else "")
     head = " · ".join(filter(None, facts))
     return (

@@ -35,7 +35,11 @@ _GROUP = 8  # rewards of the advantage explorer
 
 
 class Explorer(widgets.VBox):
-    """Controls, words and a figure. `words` is the text a screen reader reads; `controls` are by name."""
+    """Controls, words and a figure. `words` is the text a screen reader reads; `controls` are by name.
+
+    `redraw` draws and returns the words. It must set x *and* y of every trace: a browser loses the x that a
+    trace was made with if only its y follows before it is shown.
+    """
 
     def __init__(
         self, controls: dict[str, widgets.Widget], chart: go.FigureWidget, redraw: Callable[[], str]
@@ -50,7 +54,7 @@ class Explorer(widgets.VBox):
         self.refresh()
 
     def refresh(self) -> None:
-        """Draw what the controls say: x and y, for a page forgets the x of a trace that had no y yet."""
+        """Draw what the controls say now."""
         with self.chart.batch_update():
             self.words.value = f'<div role="status">{self._redraw()}</div>'
 
@@ -103,29 +107,31 @@ def best_of_n_explorer(
     }
     k = np.arange(1, 33)
     titles = ("best of k drafts", "budget split: best draft and dead group")
-    figure = make_subplots(rows=1, cols=2, subplot_titles=titles)
+    chart = go.FigureWidget(make_subplots(rows=1, cols=2, subplot_titles=titles))
     for i, name in enumerate(("formula at the mean p", "prompts that differ", "simulated, 1,000 prompts")):
         line = {"mode": "markers" if i == 2 else "lines", "line": {"color": COLORS[i], "dash": DASHES[i]}}
-        figure.add_scatter(name=name, **line, marker={"color": COLORS[i]}, row=1, col=1)
+        chart.add_scatter(name=name, **line, marker={"color": COLORS[i]}, row=1, col=1)
     for i, name in enumerate(("best of N is right", "group of G is dead", "your split"), start=3):
         line = {
             "mode": "markers" if i == 5 else "lines+markers",
             "line": {"color": COLORS[i], "dash": DASHES[i]},
         }
-        figure.add_scatter(
+        chart.add_scatter(
             name=name, **line, marker={"color": COLORS[i], "size": 12 if i == 5 else 6}, row=1, col=2
         )
-    figure.update_layout(template=TEMPLATE, height=460, legend={"orientation": "h", "y": -0.2})
-    figure.update_xaxes(title="k", type="log", row=1, col=1).update_xaxes(title="N drafts", row=1, col=2)
-    figure.update_yaxes(range=[-0.02, 1.02])
-    chart = go.FigureWidget(figure)
+    chart.update_layout(
+        template=TEMPLATE, height=460, margin={"t": 50}, legend={"orientation": "h", "y": -0.2}
+    )
+    chart.update_xaxes(title="k", type="log", row=1, col=1).update_xaxes(title="N drafts", row=1, col=2)
+    chart.update_yaxes(range=[-0.02, 1.02])
 
     def redraw() -> str:
         p, s, n, total = (controls[name].value for name in ("p", "spread", "drafts", "budget"))
         if n > total - 2:  # a group needs two
             n = controls["drafts"].value = total - 2
         rng = np.random.default_rng(seed)
-        prompts = rng.beta(*(max(x, 1e-9) for x in _beta(p, s)), size=1000)
+        a, b = (max(x, 1e-9) for x in _beta(p, s))
+        prompts = rng.beta(a, b, size=1000)
         first = rng.geometric(np.clip(prompts, 1e-12, 1.0))  # the first right draft of each prompt
         split = np.arange(0.0, total - 1.0)
         best, dead = expected_best(p, s, split), expected_dead(p, s, total - split)
@@ -165,25 +171,24 @@ def advantage_explorer(rewards: Sequence[float] = (1, 0, 0, 0, 1, 0, 0, 0)) -> E
     controls["clip"] = _slider(widgets.FloatSlider, "clip ε", 0.2, 0.05, 0.5, 0.05)
     names = [f"o{i + 1}" for i in range(_GROUP)]
     titles = ("advantages", "surrogate of o1 against the ratio")
-    figure = make_subplots(rows=1, cols=2, subplot_titles=titles)
+    chart = go.FigureWidget(make_subplots(rows=1, cols=2, subplot_titles=titles))
     for i, name in enumerate(("GRPO", "Dr. GRPO", "leave one out")):
-        figure.add_bar(
+        chart.add_bar(
             name=name,
             marker={"color": COLORS[i], "pattern": {"shape": ("", "/", ".")[i]}},
             row=1,
             col=1,
         )
     grid = np.linspace(0.4, 2.0, 161)
-    figure.add_scatter(name="min(r A, clip(r) A)", line={"color": COLORS[3]}, row=1, col=2)
-    figure.add_scatter(
+    chart.add_scatter(name="min(r A, clip(r) A)", line={"color": COLORS[3]}, row=1, col=2)
+    chart.add_scatter(
         mode="markers", name="your ratio", marker={"color": COLORS[4], "size": 12}, row=1, col=2
     )
-    figure.add_scatter(
-        mode="lines", name="clip range", line={"color": COLORS[5], "dash": "dot"}, row=1, col=2
+    chart.add_scatter(mode="lines", name="clip range", line={"color": COLORS[5], "dash": "dot"}, row=1, col=2)
+    chart.update_layout(
+        template=TEMPLATE, height=460, margin={"t": 50}, legend={"orientation": "h", "y": -0.2}
     )
-    figure.update_layout(template=TEMPLATE, height=460, legend={"orientation": "h", "y": -0.2})
-    figure.update_xaxes(title="ratio r", row=1, col=2)
-    chart = go.FigureWidget(figure)
+    chart.update_xaxes(title="ratio r", row=1, col=2)
 
     def redraw() -> str:
         row = torch.tensor([[controls[f"R{i + 1}"].value for i in range(_GROUP)]], dtype=torch.float64)
@@ -257,17 +262,16 @@ def run_explorer(records: Sequence[Record], base: Row) -> Explorer:
         "seed": widgets.Dropdown(options=seeds, description="seed"),
         "smooth": _slider(widgets.IntSlider, "mean of steps", 10, 1, 50, 1),
     }
-    figure = make_subplots(rows=4, cols=1, shared_xaxes=True, vertical_spacing=0.04)
+    chart = go.FigureWidget(make_subplots(rows=4, cols=1, shared_xaxes=True, vertical_spacing=0.04))
     for row, title in enumerate(_PANELS, start=1):
         for i, method in enumerate(methods):
             line = {"color": COLORS[i % len(COLORS)], "dash": DASHES[i % len(DASHES)]}
-            figure.add_scatter(
+            chart.add_scatter(
                 mode="lines", name=method, legendgroup=method, showlegend=row == 1, line=line, row=row, col=1
             )
-        figure.update_yaxes(title=title, row=row, col=1)
-    figure.update_layout(template=TEMPLATE, height=820, hovermode="x unified", hoversubplots="axis")
-    figure.update_layout(legend={"orientation": "h", "y": -0.08})
-    chart = go.FigureWidget(figure)
+        chart.update_yaxes(title=title, row=row, col=1)
+    chart.update_layout(template=TEMPLATE, height=820, hovermode="x unified", hoversubplots="axis")
+    chart.update_layout(legend={"orientation": "h", "y": -0.08})
 
     def redraw() -> str:
         clock, seed = controls["clock"].value, controls["seed"].value

@@ -18,7 +18,10 @@ _UNSEEN = ("Cc", "Cf", "Zl", "Zp", "Co", "Cs", "Cn")
 # Letters and marks that are drawn as nothing: fillers, joiners, the braille blank, variation selectors.
 _BLANK = {*"\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0", *map(chr, range(0xFE00, 0xFE10))}
 # Clipped, since stacked accents reach beyond their line.
-_BOX = "overflow: hidden; white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; font-family: monospace"
+_BOX = (
+    "overflow: hidden; white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate;"
+    " font-family: monospace"
+)
 _HIDDEN = "background: #D55E00; color: #FFFFFF; border-radius: 3px; padding: 0 2px"
 
 

@@ -62,8 +62,8 @@ def lab(tmp_path_factory):
     }
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
-        f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={shown}",
-        f"--LabApp.app_settings_dir={settings}",
+        f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
+        f"--ServerApp.root_dir={shown}", f"--LabApp.app_settings_dir={settings}",
     ]  # fmt: skip
     with open(home / "log", "wb") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=home)
@@ -158,6 +158,11 @@ def slider(page, label):
     )
 
 
+def button(page, label):
+    # Not by its accessible name: that begins with the icon, a character of its own.
+    return page.locator(".jp-OutputArea-output button", has_text=label)
+
+
 def photograph(page, name, tmp_path):
     folder = Path(os.environ.get("IGRPO_SCREENSHOTS", tmp_path))
     folder.mkdir(parents=True, exist_ok=True)
@@ -173,6 +178,7 @@ def test_lesson_01_and_its_sliders(lab, page, tmp_path):
     before = wait_for_data(page, "your split", "y => y.length == 2")
     assert before == pytest.approx([0.7599, 0.2482])  # p = 0.3: 1 - 0.7^4, and 0.3^4 + 0.7^4
     assert plotted(page, "formula at the mean p", "x") == list(range(1, 33))
+    assert plotted(page, "formula at the mean p")[:2] == pytest.approx([0.3, 0.51])
     handle = slider(page, "mean p")
     handle.scroll_into_view_if_needed()
     handle.focus()
@@ -195,13 +201,13 @@ def test_the_advantage_explorer(lab, page, tmp_path):
     source = "from igrpo_kit.viz.explorers import advantage_explorer\nadvantage_explorer()"
     open_and_run(lab, page, "advantages", [source])
     before = wait_for_data(page, "GRPO")
+    assert plotted(page, "GRPO", "x") == [f"o{i}" for i in range(1, 9)]
+    assert plotted(page, "min(r A, clip(r) A)", "x")[::160] == pytest.approx([0.4, 2.0])
     slider(page, "R2").focus()
     for _ in range(10):
         page.keyboard.press("ArrowRight")
     after = wait_for_data(page, "GRPO", f"y => Math.abs(y[1] - {before[1]}) > 0.5")
     assert sum(after) == pytest.approx(0, abs=1e-6) and after[1] > before[1]
-    assert plotted(page, "GRPO", "x") == [f"o{i}" for i in range(1, 9)]
-    assert plotted(page, "min(r A, clip(r) A)", "x")[::160] == [0.4, 2.0]
     expect(page.locator("[role=status]", has_text="o1 has advantage")).to_be_visible()
     photograph(page, "advantage_explorer", tmp_path)
 
@@ -226,13 +232,13 @@ def test_the_dashboard_updates_stops_and_goes_on(lab, page):
     first = wait_for_data(page, "run: one answer to q", "y => y.length > 5")
     later = wait_for_data(page, "run: one answer to q", f"y => y.length > {len(first) + 5}")
     assert later[: len(first)] == first
-    page.get_by_role("button", name="Stop", exact=True).click()
+    button(page, "Stop").click()
     expect(page.locator(".widget-label", has_text="stopped")).to_be_visible(timeout=WAIT)
     stopped = plotted(page, "run: one answer to q")
-    page.get_by_role("button", name="Resume", exact=True).click()
+    button(page, "Resume").click()
     resumed = wait_for_data(page, "run: one answer to q", f"y => y.length > {len(stopped) + 5}")
     assert resumed[: len(stopped)] == stopped
-    page.get_by_role("button", name="Stop", exact=True).click()
+    button(page, "Stop").click()
 
 
 HOSTILE = [
@@ -266,6 +272,7 @@ def test_hostile_completions_do_nothing(lab, page, tmp_path):
         "chosen",
     ):
         expect(output).to_contain_text(text)
+    assert not set("\x1b\x07\u202e\u202c\u200b") & set(output.inner_text() + output.inner_html())
     for tag in ("img", "script", "style", "iframe", "a", "svg", "object", "link", "math", "mjx-container"):
         assert output.locator(tag).count() == 0, tag
     output.locator("select").first.select_option(index=1)
@@ -291,10 +298,10 @@ def test_an_exercise_goes_from_not_written_to_passed(lab, page):
         ("p**n", "is the chance that *all* N drafts are right"),
         ("1 - (1 - p) ** n", "✓ best_of_n: passed"),
     ):
-        page.locator(".jp-CodeCell .cm-content").click()
+        page.locator(".jp-CodeCell .cm-content").first.click()
         page.keyboard.press("ControlOrMeta+a")
         page.keyboard.insert_text(
             STUB.replace('raise NotImplementedError("not written yet")', f"return {solution}")
         )
-        page.keyboard.press("Shift+Enter")
+        page.keyboard.press("Control+Enter")
         expect(status).to_contain_text(verdict, timeout=WAIT)

@@ -69,8 +69,8 @@ def _random_answers(rng: np.random.Generator) -> list[Arguments]:
 
 def transitions(draft_right: list[bool], refinement_right: list[bool]) -> tuple[int, int, int, int]:
     """Counts of right->right, right->wrong, wrong->right, wrong->wrong."""
-    pairs = list(zip(draft_right, refinement_right, strict=True))
-    return tuple(pairs.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False)))
+    count = Counter(zip(draft_right, refinement_right, strict=True))
+    return count[True, True], count[True, False], count[False, True], count[False, False]
 
 
 def _swapped(draft_right: list[bool], refinement_right: list[bool]) -> tuple[int, int, int, int]:
