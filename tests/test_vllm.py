@@ -559,8 +559,8 @@ SCRIPT = """
 from igrpo_kit import SamplingSettings, TrainConfig, VLLMSampler, countdown_problems, load_policy, train
 
 policy = load_policy("tiny", device="cpu")
-settings = SamplingSettings(12, 0.7)
-sampler = VLLMSampler(policy.model, policy.tokenizer, settings, dtype="float32", kv_cache_memory_bytes=1 << 26)
+settings, engine = SamplingSettings(12, 0.7), {"dtype": "float32", "kv_cache_memory_bytes": 1 << 26}
+sampler = VLLMSampler(policy.model, policy.tokenizer, settings, **engine)
 config = TrainConfig(steps=3, prompts=4, num_drafts=2, num_refinements=4, learning_rate=1e-2, warmup_steps=0)
 reward = lambda problems, texts: [float(sum(map(ord, text)) % 2) for text in texts]
 for row in train(policy, countdown_problems(12, seed=0), reward, sampler, config, progress=False):
