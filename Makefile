@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 VLLM := .venv-vllm
+SCALE := .venv-scale
 PY := $(VENV)/bin/python
 INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PIP := $(PY) $(INSTALL)
 
-.PHONY: help demo test test-vllm lab lint format figures bench clean
+.PHONY: help demo test test-vllm test-scale lab lint format figures bench clean
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -15,9 +16,13 @@ demo: $(VENV)/.demo  ## the main job: a table, and a figure to open offline
 
 test: $(VENV)/.all lint  ## everything the project promises
 	$(PY) -m pytest -rs
+	@echo "Left out: FSDP2, ZeRO-3 and LoRA on two CPU processes; make test-scale runs them."
 
 test-vllm: $(VLLM)/.ready  ## the vLLM engine for real, on CPU (x86-64 Linux), with SmolLM2-135M
-	IGRPO_TEST_MODEL=data/models/smollm2 $(VLLM)/bin/python -m pytest -m vllm -v tests/test_judge.py tests/test_vllm.py
+	IGRPO_TEST_MODEL=data/models/smollm2 $(VLLM)/bin/python -m pytest -m vllm -v tests/test_judge.py tests/test_vllm.py tests/test_trainer.py tests/test_batch.py
+
+test-scale: $(SCALE)/.ready  ## TRL's trainer under FSDP2, ZeRO-3 and LoRA, two CPU processes (needs g++)
+	OMP_NUM_THREADS=1 $(SCALE)/bin/python -m pytest -m scale -v tests/test_trainer.py
 
 lab: $(VENV)/.all  ## open the lessons in JupyterLab
 	$(PY) -m jupyterlab notebooks
@@ -36,7 +41,7 @@ figures: $(VENV)/.all  ## draw figures/ anew from data/
 	$(PY) -m igrpo_kit figures
 
 bench: $(VENV)/.all  ## measure, on a quiet machine: data/benchmarks/*.json
-	@for name in grading sampler shared_prefix step step_over_trl growth; do $(PY) -m benchmarks.$$name || exit 1; done
+	@for name in grading sampler shared_prefix step step_over_trl growth analysis; do $(PY) -m benchmarks.$$name || exit 1; done
 
 # torch first and pinned, so that nothing else asks the index for another build of it. A stamp is
 # newer than both lists when the environment is up to date, and then nothing is installed.
@@ -66,5 +71,13 @@ $(VLLM)/.ready: pyproject.toml constraints.txt
 	$(VLLM)/bin/python -m igrpo_kit fetch smollm2
 	@touch $@
 
+# Where DeepSpeed and peft are installed, transformers and TRL take other paths: an environment of their own.
+$(SCALE)/.ready: pyproject.toml constraints.txt
+	@echo "Installing into $(SCALE) (once; some minutes) ..."
+	$(PYTHON) -m venv $(SCALE)
+	$(SCALE)/bin/python $(INSTALL) torch
+	$(SCALE)/bin/python $(INSTALL) -e '.[train,test]' deepspeed peft
+	@touch $@
+
 clean:  ## remove the environments and caches
-	rm -rf $(VENV) $(VLLM) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) $(SCALE) .pytest_cache .mypy_cache .ruff_cache .hypothesis

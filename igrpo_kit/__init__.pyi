@@ -1,16 +1,30 @@
 # The public names, and the only list of them: what the type checker reads and what loads on first use.
+from .ablations import ABLATIONS as ABLATIONS
+from .ablations import ablate as ablate
+from .ablations import ablation as ablation
 from .advantages import dead_groups as dead_groups
 from .advantages import group_advantages as group_advantages
 from .advantages import leave_one_out_advantages as leave_one_out_advantages
 from .analysis.evaluate import Evaluation as Evaluation
+from .analysis.evaluate import StoredEvaluation as StoredEvaluation
 from .analysis.evaluate import evaluate as evaluate
+from .analysis.evaluate import evaluate_to_file as evaluate_to_file
+from .analysis.evaluate import read_evaluation as read_evaluation
 from .analysis.intervals import Interval as Interval
 from .analysis.intervals import bootstrap_interval as bootstrap_interval
 from .analysis.intervals import paired_difference as paired_difference
 from .analysis.intervals import student_interval as student_interval
 from .analysis.intervals import wilson_interval as wilson_interval
+from .analysis.passk import majority_curve as majority_curve
+from .analysis.passk import pass_at_1_over_runs as pass_at_1_over_runs
 from .analysis.passk import pass_at_k as pass_at_k
+from .analysis.passk import pass_at_k_curve as pass_at_k_curve
 from .analysis.passk import pass_at_k_interval as pass_at_k_interval
+from .baselines import CRITIQUE_GRPO as CRITIQUE_GRPO
+from .baselines import SELF_VERIFICATION as SELF_VERIFICATION
+from .baselines import question_ratio as question_ratio
+from .baselines import verification_scores as verification_scores
+from .baselines import weighted_vote as weighted_vote
 from .fetch import fetch_smollm2 as fetch_smollm2
 from .grading import Grade as Grade
 from .grading import Grader as Grader
@@ -46,6 +60,7 @@ from .problems import verify as verify
 from .prompts import PAPER_FORMAT as PAPER_FORMAT
 from .prompts import SYSTEM_PROMPT as SYSTEM_PROMPT
 from .prompts import PromptFormat as PromptFormat
+from .prompts import VerdictFormat as VerdictFormat
 from .prompts import neutralise as neutralise
 from .prompts import problem_messages as problem_messages
 from .prompts import refinement_messages as refinement_messages
@@ -87,5 +102,6 @@ from .toy import dead_group_probability as dead_group_probability
 from .toy import simulate_best_of_n as simulate_best_of_n
 from .toy import simulate_igrpo as simulate_igrpo
 from .training import TrainConfig as TrainConfig
+from .training import Variant as Variant
 from .training import train as train
 from .update import train_step as train_step

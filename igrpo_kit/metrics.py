@@ -112,6 +112,7 @@ def rollout_metrics(rollout: Rollout, *, num_drafts: int, full_reward: float = 1
         row |= {f"stage1/{k}": v for k, v in _stage_metrics(on_q, full_reward).items()}
         row |= {f"stage1/status/{k}": float(v) for k, v in status_counts(on_q.scores.statuses).items()}
         row |= _transition_metrics(rollout, full_reward)
+        seconds["stage1_sampling"] = on_q.seconds_sampling
         seconds["sampling"] += on_q.seconds_sampling
         seconds["scoring"] += on_q.seconds_scoring
     if 0 < num_drafts <= on_q.rewards.shape[1]:

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from igrpo_kit.fetch import MODELS, read_gguf
-from igrpo_kit.prompts import PAPER_FORMAT, PromptFormat
+from igrpo_kit.prompts import PAPER_FORMAT, PromptFormat, VerdictFormat
 
 POLICIES = Path(__file__).parent.parent / "data" / "policies"
 """The committed policies, one directory each."""
@@ -33,6 +33,9 @@ DRAFT_BEFORE = PromptFormat(system=None, refinement="<d>{draft}</d>{question}")
 """Ours: the answer stands as far from the question as without a draft, which helps q' -> q transfer."""
 DRAFT_AFTER = PromptFormat(system=None, refinement="{question}<d>{draft}</d>")
 """The paper's order, Concat(q, draft) (Eq. 3), without its words."""
+
+TINY_VERDICTS = VerdictFormat(PromptFormat(system=None, refinement="{question}={draft}"), "1", "0")
+"""Is 3*7+5 an answer to 3,7,5:26? Only `tiny-verdicts` knows; no Countdown question or answer has a `=`."""
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 PLAIN_TEMPLATE = "{{ bos_token or '' }}{% for m in messages %}{{ m.content }}\n\n{% endfor %}"
@@ -132,7 +135,7 @@ def load_policy(
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Policy(name, model.eval(), tokenizer, _prompt_format(folder))
+    return Policy(name, model.eval(), tokenizer, prompt_format_of(folder))
 
 
 def _from_pretrained(source: str, dtype: torch.dtype, *, local_files_only: bool) -> tuple[Any, Any]:
@@ -167,6 +170,7 @@ def _hub_is_reachable() -> bool:
     return True
 
 
-def _prompt_format(folder: Path) -> PromptFormat:
-    path = folder / _FORMAT_FILE
+def prompt_format_of(name_or_path: str | Path) -> PromptFormat:
+    """How a policy is asked, without loading it: its own format where it has one, else the paper's."""
+    path = local_policies().get(str(name_or_path), Path(name_or_path)) / _FORMAT_FILE
     return PromptFormat(**json.loads(path.read_text())) if path.exists() else PAPER_FORMAT

@@ -9,7 +9,7 @@ import argparse
 import json
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,7 +19,14 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from igrpo_kit import puzzles
-from igrpo_kit.policies import DRAFT_AFTER, DRAFT_BEFORE, Policy, tiny_model, tiny_tokenizer
+from igrpo_kit.policies import (
+    DRAFT_AFTER,
+    DRAFT_BEFORE,
+    TINY_VERDICTS,
+    Policy,
+    tiny_model,
+    tiny_tokenizer,
+)
 from igrpo_kit.prompts import PromptFormat
 from igrpo_kit.samplers import SamplingSettings
 from igrpo_kit.samplers.hf import HFSampler, encode_prompts
@@ -41,6 +48,8 @@ class Task:
     model gets used to drafts without a habit of copying them"""
     max_new_tokens: int
     steps: int = 1200
+    verdicts: bool = False
+    """whether a quarter of each batch asks for a verdict on an answer, right or wrong with equal chance"""
 
 
 def _countdown_answer(question: str, rng: random.Random) -> str:
@@ -68,10 +77,12 @@ def _not_held_out(draw: Callable[[random.Random], tuple[str, str]]) -> Callable[
     return question
 
 
+_COUNTDOWN = Task(
+    _not_held_out(lambda rng: puzzles.draw_countdown(rng, 3, 9)), _countdown_answer, DRAFT_BEFORE, 0.0, 12
+)
 TASKS = {
-    "countdown": Task(
-        _not_held_out(lambda rng: puzzles.draw_countdown(rng, 3, 9)), _countdown_answer, DRAFT_BEFORE, 0.0, 12
-    ),
+    "countdown": _COUNTDOWN,
+    "countdown-verdicts": replace(_COUNTDOWN, steps=1600, verdicts=True),
     "addition": Task(
         _not_held_out(lambda rng: puzzles.draw_addition(rng, 3)),
         _addition_answer,
@@ -116,9 +127,22 @@ class _Batches:
             draft = self.rng.choice(self.pool)[1]
         return form.refinement_messages(question, draft), self.task.answer(question, self.rng)
 
+    def _verdict_row(self) -> tuple[list[dict[str, str]], str]:
+        """An expression of the question's numbers, and whether it hits the target."""
+        question = self.task.draw(self.rng)
+        numbers, target = puzzles.parse_countdown(question)
+        values = puzzles.countdown_values(numbers)
+        others = [value for value in values if 0 <= value <= 99 and value != target]
+        right = self.rng.random() < 0.5 or not others
+        expression = self.rng.choice(values[target if right else self.rng.choice(others)])
+        messages = TINY_VERDICTS.prompt.refinement_messages(question, expression)
+        return messages, TINY_VERDICTS.right if right else TINY_VERDICTS.wrong
+
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids [BATCH, L] and labels of the same shape, -100 where nothing is to be learnt."""
-        rows = [self._row(bool(self.pool) and i < BATCH // 2) for i in range(BATCH)]
+        asked = BATCH // 4 if self.task.verdicts else 0
+        rows = [self._row(bool(self.pool) and i < BATCH // 2) for i in range(BATCH - asked)]
+        rows += [self._verdict_row() for _ in range(asked)]
         tokenizer: Any = self.policy.tokenizer
         prompts = encode_prompts(tokenizer, [messages for messages, _ in rows])
         answers = tokenizer(

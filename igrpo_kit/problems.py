@@ -220,6 +220,26 @@ def has_exact_verifier(source: str) -> bool:
     return source in _EXACT or source in _GYM_SOURCES
 
 
+def _written_answer(completion: str) -> str:
+    answer = extract_answer(completion)
+    if answer is None:
+        answer = "" if _OPENED.search(completion) else completion
+    return answer
+
+
+def answer_of(problem: Problem, completion: str) -> str | None:
+    """What a completion answers, for a majority vote: the text that its problem's verifier or grader judges.
+
+    White space around it and, for `addition`, the scratchpad before the last `=` are left out. None where
+    there is no answer.
+    """
+    exact = has_exact_verifier(problem.source)
+    answer = _written_answer(completion) if exact else extract_answer(completion) or ""
+    if problem.source == "addition":
+        answer = answer.rpartition("=")[2]
+    return answer.strip() or None
+
+
 def verify(problem: Problem, completion: str) -> Verdict:
     """(reward, status) of a completion, by the exact verifier of the problem's source.
 
@@ -233,9 +253,7 @@ def verify(problem: Problem, completion: str) -> Verdict:
         raise ValueError(
             f"problem {problem.id}: source {problem.source!r} has no exact verifier; use a Grader"
         )
-    answer = extract_answer(completion)
-    if answer is None:
-        answer = "" if _OPENED.search(completion) else completion
+    answer = _written_answer(completion)
     if not answer.strip():
         return 0.0, "no_answer"
     if problem.source in _EXACT:

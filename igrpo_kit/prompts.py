@@ -120,6 +120,16 @@ class PromptFormat:
         return messages
 
 
+@dataclass(frozen=True)
+class VerdictFormat:
+    """How a policy is asked whether an answer is right, and the two words it may reply with."""
+
+    prompt: PromptFormat
+    """its {draft} is the answer in question"""
+    right: str
+    wrong: str
+
+
 def special_tokens(tokenizer: Any) -> list[str]:
     """Every string a Hugging Face tokenizer turns into a special token, also those added later."""
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()

@@ -188,14 +188,14 @@ def igrpo_rollout(
     drafts = sample_drafts(
         sampler, reward, problems, num_drafts=num_drafts, prompt_format=prompt_format, stop_at=stop_at
     )
-    selected = _select(select, drafts)
+    selected = choose_drafts(select, drafts)
     prompts = _refinement_prompts(problems, drafts, selected, prompt_format, max_draft_tokens, tokenizer)
     return Rollout(
         problems, drafts, selected, sample_stage(sampler, reward, problems, prompts, num_refinements)
     )
 
 
-def _select(select: Selector, drafts: Stage) -> Tensor:
+def choose_drafts(select: Selector, drafts: Stage) -> Int[Tensor, " P"]:
     """The selector's choice; NO_DRAFT for a problem none of whose drafts could be scored."""
     hopeless = drafts.rewards.isnan().all(dim=1)
     return select(drafts.rewards.masked_fill(hopeless[:, None], 0.0)).masked_fill(hopeless, NO_DRAFT)
@@ -246,7 +246,7 @@ def rollout_with_next_drafts(
     Without next problems there are no next drafts.
     """
     problems, next_problems = list(problems), list(next_problems)
-    selected, N = _select(select, drafts), drafts.rewards.shape[1]
+    selected, N = choose_drafts(select, drafts), drafts.rewards.shape[1]
     prompts = _refinement_prompts(problems, drafts, selected, prompt_format, max_draft_tokens, tokenizer)
     next_prompts = [prompt_format.problem_messages(p.question) for p in next_problems]
     if num_refinements != N or not next_problems:

@@ -46,7 +46,7 @@ from igrpo_kit.rollout import (
 )
 from igrpo_kit.runlog import Row, RunLog, environment
 from igrpo_kit.samplers import Sampler, Samples
-from igrpo_kit.update import NonFiniteError, train_step
+from igrpo_kit.update import NonFiniteError, Trained, trained_stages, update
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,6 +119,22 @@ class TrainConfig:
         return row
 
 
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A method with other steps inside the same loop: what is rolled out, and what is trained on it.
+
+    `rollout` is called like `igrpo_rollout`; `trained` says which completions enter the update, on which
+    prompts and with which advantages, as `trained_stages` does. See `baselines`.
+    """
+
+    name: str
+    rollout: Callable[..., Rollout] = igrpo_rollout
+    trained: Callable[..., list[Trained]] = trained_stages
+
+
+IGRPO_STEPS = Variant("igrpo")
+"""The paper's method; with `num_drafts=0` it is GRPO."""
+
 SELECTORS: dict[str, Callable[[torch.Generator], Selector]] = {
     "best": lambda generator: selection.select_best_draft,
     "worst": lambda generator: selection.select_worst_draft,
@@ -190,12 +206,17 @@ class _Run:
 
     def __init__(
         self, policy: Policy, problems: Sequence[Problem], reward: Reward | RewardFunction,
-        sampler: Sampler, config: TrainConfig, full_reward: float,
+        sampler: Sampler, config: TrainConfig, full_reward: float, variant: Variant,
     ) -> None:  # fmt: skip
         if not problems:
             raise ValueError("problems: at least one is needed")
+        if sampler.settings.top_p < 1:
+            raise ValueError(f"sampler: top_p={sampler.settings.top_p} is for evaluation; train with top_p=1")
+        if config.draft_ahead and variant.rollout is not igrpo_rollout:
+            raise ValueError(f"draft_ahead: {variant.name} has a rollout of its own, draw its drafts in step")
         self.policy, self.problems, self.reward = policy, problems, reward
         self.sampler, self.config, self.full_reward = sampler, config, full_reward
+        self.variant = variant
         self.step = 0
         self.tokens_sampled = self.tokens_trained = 0
         self.seconds = self.cpu_seconds = 0.0
@@ -225,7 +246,8 @@ class _Run:
         }
         if not config.draft_ahead:
             options |= {"num_drafts": config.num_drafts, "num_refinements": config.num_refinements}
-            return igrpo_rollout(self.sampler, self.reward, problems, stop_at=config.stop_at, **options)
+            options["stop_at"] = config.stop_at
+            return self.variant.rollout(self.sampler, self.reward, problems, **options)
         drafts = self.pending or sample_drafts(
             self.sampler,
             self.reward,
@@ -248,17 +270,19 @@ class _Run:
         """One step: rollout, update, sync of the sampler, metrics."""
         start, cpu_start, config, step = perf_counter(), process_time(), self.config, self.step + 1
         self.between_steps = False  # from here to the end nothing of the state may be saved
+        device = self.policy.model.device
+        reset_peak_memory(device)
         rollout = self._rollout(step)
+        rollout_mb = peak_memory_mb(device)
+        reset_peak_memory(device)
         learning_rate = learning_rate_at(step, config)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        update = train_step(
+        updated = update(
             self.policy.model,
             self.optimizer,
-            rollout,
-            config.objective,
+            self.variant.trained(rollout, config.objective, train_drafts=config.train_drafts),
             temperature=self.sampler.settings.temperature,
-            train_drafts=config.train_drafts,
             inner_epochs=config.inner_epochs,
             micro_batches=config.micro_batches,
             max_grad_norm=config.max_grad_norm,
@@ -279,7 +303,7 @@ class _Run:
         return {
             "step": step,
             **row,
-            **update,
+            **updated,
             "learning_rate": learning_rate,
             "seconds/sync": seconds_sync,
             "tokens_sampled": self.tokens_sampled,
@@ -287,7 +311,8 @@ class _Run:
             "seconds/step": perf_counter() - start,
             "seconds/total": self.seconds,
             "seconds/cpu_total": self.cpu_seconds,
-            "memory/peak_mb": peak_memory_mb(self.policy.model.device),
+            "memory/rollout_mb": rollout_mb,
+            "memory/update_mb": peak_memory_mb(device),
         }, rollout
 
     def identity(self) -> Row:
@@ -295,6 +320,7 @@ class _Run:
         problems = "\n".join(f"{p.id}\t{p.question}\t{p.answer}" for p in self.problems)
         return {
             **self.config.to_row(),
+            "variant": self.variant.name,
             "policy": self.policy.name,
             "prompt_format": dataclasses.asdict(self.policy.prompt_format),
             "sampler": type(self.sampler).__name__,
@@ -356,11 +382,23 @@ def _stage_from_tree(tree: Row) -> Stage:
     return Stage(**{**tree, "samples": Samples(**tree["samples"]), "scores": Scores(**tree["scores"])})
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory_mb` start anew; a process's own only on Linux, elsewhere it grows."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory in MB (10^6 bytes): allocated on `device` if it is a GPU, else of this process."""
+    """Peak memory in MB (10^6 bytes) since the last reset: allocated on a GPU, else held by this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
+    if sys.platform == "linux":  # getrusage's peak would be that of the process this one was started by
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
@@ -389,6 +427,7 @@ def train(
     config: TrainConfig,
     *,
     full_reward: float = 1.0,
+    variant: Variant = IGRPO_STEPS,
     folder: Path | None = None,
     checkpoint_every: int = 0,
     samples_every: int = 0,
@@ -404,12 +443,13 @@ def train(
     from the folder's checkpoint, or starts where there is none yet: rows and weights are then those of the
     uninterrupted run, bit for bit, on the same machine, software and number of threads. Ctrl-C, or setting
     `stop` from another thread, ends the run after the current step, and the caller's work on it, with a
-    checkpoint. Closing the iterator saves one too, whatever the caller had still to do.
+    checkpoint. Closing the iterator saves one too, whatever the caller had still to do. `variant` puts
+    another method's steps into the same loop (`baselines`).
 
     Raises CheckpointError for a damaged checkpoint or one of another run, FileExistsError where the folder
     holds a run that is not resumed, NonFiniteError with the batch saved in the folder.
     """
-    run = _Run(policy, problems, reward, sampler, config, full_reward)
+    run = _Run(policy, problems, reward, sampler, config, full_reward, variant)
     stop = threading.Event() if stop is None else stop
     path = None if folder is None else folder / "checkpoint.safetensors"
     log = None if folder is None else _open_record(run, folder, resume)

@@ -13,12 +13,14 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from igrpo_kit.losses import GRPO, LossStats
 from igrpo_kit.metrics import fill_unscored
-from igrpo_kit.rollout import Rollout, Stage
+from igrpo_kit.rollout import Rollout
 from igrpo_kit.runlog import Row
+from igrpo_kit.samplers import Samples
 from igrpo_kit.scoring import completion_log_probs
 
 
@@ -33,9 +35,34 @@ class NonFiniteError(RuntimeError):
         self.batch = batch
 
 
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """Groups of completions that enter one update."""
+
+    samples: Samples
+    """rows and masks; its `prompt_ids` are what the log-probs are conditioned on"""
+    advantages: Float[Tensor, "P G"]
+    objective: GRPO
+    on_policy: bool = True
+    """False where the completions were drawn from other prompts than those in `samples`: the ratio is then
+    taken to the probability they were drawn with, and is not 1 at the first update"""
+
+
+def trained_stages(rollout: Rollout, objective: GRPO, *, train_drafts: bool = False) -> list[Trained]:
+    """What iGRPO trains: the refinements, on the prompt they were drawn from; our extension, the drafts too.
+
+    A completion that could not be scored gets its group's mean, hence advantage 0.
+    """
+    stages = [rollout.refinements]
+    if train_drafts:
+        assert rollout.drafts is not None
+        stages.append(rollout.drafts)
+    return [Trained(s.samples, objective.advantages(fill_unscored(s.rewards)), objective) for s in stages]
+
+
 @dataclasses.dataclass
 class _Part:
-    """Some groups of a trained stage: what one forward and backward pass is computed from."""
+    """Some trained groups: what one forward and backward pass is computed from."""
 
     prompt_ids: list[list[int]]
     completion_ids: Tensor
@@ -43,26 +70,27 @@ class _Part:
     advantages: Tensor
     sampled_log_probs: Tensor
     share: float
+    objective: GRPO
+    on_policy: bool
     old_log_probs: Tensor | None = None
     ref_log_probs: Tensor | None = None
 
 
-def _parts(stages: Sequence[Stage], objective: GRPO, micro_batches: int) -> list[_Part]:
-    """The trained stages cut into at most `micro_batches` pieces of whole groups each.
+def _parts(trained: Sequence[Trained], micro_batches: int) -> list[_Part]:
+    """The trained groups cut into at most `micro_batches` pieces of whole groups each.
 
     Groups of advantage 0 are left out where nothing else acts on them (beta = 0): their gradient is 0.
     They stay in the mean, through `share`.
     """
-    width = max(stage.samples.mask.shape[1] for stage in stages)
+    width = max(t.samples.mask.shape[1] for t in trained)
     whole = torch.cat(
-        [torch.nn.functional.pad(s.samples.mask, (0, width - s.samples.mask.shape[1])) for s in stages]
+        [torch.nn.functional.pad(t.samples.mask, (0, width - t.samples.mask.shape[1])) for t in trained]
     )
     parts = []
-    for stage in stages:
-        samples, (P, G) = stage.samples, stage.rewards.shape
-        advantages = objective.advantages(fill_unscored(stage.rewards))
-        trained = (advantages != 0).any(dim=1) if objective.beta == 0 else torch.ones(P, dtype=torch.bool)
-        groups = trained.nonzero().flatten()
+    for t in trained:
+        samples, objective, (P, G) = t.samples, t.objective, t.advantages.shape
+        acting = (t.advantages != 0).any(dim=1) if objective.beta == 0 else torch.ones(P, dtype=torch.bool)
+        groups = acting.nonzero().flatten()
         for piece in groups.tensor_split(micro_batches):
             if len(piece) == 0:
                 continue
@@ -74,9 +102,12 @@ def _parts(stages: Sequence[Stage], objective: GRPO, micro_batches: int) -> list
                     prompt_ids=[samples.prompt_ids[i] for i in piece.tolist()],
                     completion_ids=samples.completion_ids[rows, :length],
                     mask=mask,
-                    advantages=advantages[piece].flatten().to(mask.device),
+                    advantages=t.advantages[piece].flatten().to(mask.device),
                     sampled_log_probs=samples.log_probs[rows, :length],
                     share=objective.share(mask, whole),
+                    objective=objective,
+                    on_policy=t.on_policy,
+                    old_log_probs=None if t.on_policy else samples.log_probs[rows, :length],
                 )
             )
     return parts
@@ -108,12 +139,35 @@ def train_step(
 
     Raises NonFiniteError, before that optimizer step, where loss or gradient is NaN or infinite.
     """
+    trained = trained_stages(rollout, objective, train_drafts=train_drafts)
+    return update(
+        model,
+        optimizer,
+        trained,
+        temperature=temperature,
+        inner_epochs=inner_epochs,
+        micro_batches=micro_batches,
+        max_grad_norm=max_grad_norm,
+        reference=reference,
+        bfloat16=bfloat16,
+    )
+
+
+def update(
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    trained: Sequence[Trained],
+    *,
+    temperature: float,
+    inner_epochs: int = 1,
+    micro_batches: int = 1,
+    max_grad_norm: float = 1.0,
+    reference: Any = None,
+    bfloat16: bool = False,
+) -> dict[str, float]:
+    """One policy update from any groups of completions: the part of `train_step` that knows of no stages."""
     start = perf_counter()
-    stages = [rollout.refinements]
-    if train_drafts:
-        assert rollout.drafts is not None
-        stages.append(rollout.drafts)
-    parts = _parts(stages, objective, micro_batches)
+    parts = _parts(trained, micro_batches)
     score = partial(_log_probs, temperature=temperature, bfloat16=bfloat16)
     if reference is not None:
         with torch.no_grad():
@@ -121,7 +175,7 @@ def train_step(
                 part.ref_log_probs = score(reference, part)
     seen: list[tuple[int, LossStats]] = []
     for epoch in range(inner_epochs):
-        loss = _accumulate_gradient(model, objective, parts, score, seen)
+        loss = _accumulate_gradient(model, parts, score, seen)
         if epoch == 0:
             gap = _sampler_gap(parts)
         grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm).item()
@@ -147,7 +201,6 @@ def _log_probs(model: Any, part: _Part, *, temperature: float, bfloat16: bool) -
 
 def _accumulate_gradient(
     model: Any,
-    objective: GRPO,
     parts: Sequence[_Part],
     score: Callable[[Any, _Part], Tensor],
     seen: list[tuple[int, LossStats]],
@@ -157,7 +210,7 @@ def _accumulate_gradient(
     total = 0.0
     for part in parts:
         log_probs = score(model, part)
-        loss, stats = objective.loss(
+        loss, stats = part.objective.loss(
             log_probs, part.old_log_probs, part.advantages, part.mask, ref_log_probs=part.ref_log_probs
         )
         (loss * part.share).backward()
@@ -171,7 +224,9 @@ def _accumulate_gradient(
 def _sampler_gap(parts: Sequence[_Part]) -> float:
     """Mean distance of the sampler's log-probs from the trainer's before any update, in nats per token."""
     gaps = [
-        (p.old_log_probs - p.sampled_log_probs).abs()[p.mask] for p in parts if p.old_log_probs is not None
+        (p.old_log_probs - p.sampled_log_probs).abs()[p.mask]
+        for p in parts
+        if p.old_log_probs is not None and p.on_policy
     ]
     return torch.cat(gaps).mean().item() if gaps else math.nan
 
@@ -184,7 +239,8 @@ def _zero_gradients(model: Any) -> None:
 
 
 def _batch_row(parts: Sequence[_Part]) -> Row:
-    return {"parts": [{f.name: getattr(p, f.name) for f in dataclasses.fields(p)} for p in parts]}
+    rows = [{f.name: getattr(p, f.name) for f in dataclasses.fields(p)} for p in parts]
+    return {"parts": [{**row, "objective": str(row["objective"])} for row in rows]}
 
 
 def _mean_stats(seen: Sequence[tuple[int, LossStats]]) -> dict[str, float]:

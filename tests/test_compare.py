@@ -1,16 +1,26 @@
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from igrpo_kit.analysis.compare import (
     Record,
     accuracy,
+    load_experiment,
+    load_record,
     mean_reward,
+    one_run_table,
     pass_at,
     score_at,
     summarise,
     table,
     verdicts,
 )
+from igrpo_kit.runlog import SkippedLinesWarning, read_rows, write_rows
+
+SEED_0 = Path(__file__).parent.parent / "data" / "runs" / "countdown-cpu" / "grpo-4" / "seed-0"
 
 
 def evaluation(step, right, *, protocol="q", temperature=1.0, final=False, draft_right=None, samples=4):
@@ -129,3 +139,119 @@ def test_a_missing_baseline_or_evaluation_is_named():
     with pytest.raises(LookupError, match="iGRPO, seed 3"):
         unfinished.final("q")
     assert np.isnan(unfinished.at_end("copy_rate"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A committed record, unpacked."""
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        write_rows(tmp_path / name, list(read_rows(SEED_0 / name)))
+    return tmp_path
+
+
+def damage(path, line, change):
+    lines = path.read_text().splitlines(keepends=True)
+    lines[line - 1] = change(lines[line - 1])
+    path.write_text("".join(lines))
+
+
+def without(name):
+    def change(line):
+        row = json.loads(line)
+        del row[name]
+        return json.dumps(row) + "\n"
+
+    return change
+
+
+def with_value(name, value):
+    return lambda line: json.dumps(json.loads(line) | {name: value}) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("metrics", lambda line: line[:50] + "\n", "line 7: not a JSON row"),
+        (
+            "metrics",
+            without("dead_groups"),
+            "line 7: no 'dead_groups': of another program, or another version",
+        ),
+        ("metrics", lambda line: '{"loss": 1.0, "epoch": 3}\n', "line 7: no 'step', 'reward'"),
+        ("metrics", with_value("entropy", "high"), "line 7: 'entropy' is not a number: 'high'"),
+        ("metrics", with_value("step", 3), "line 7: step 3 after step 6: not one run in order"),
+        ("metrics", with_value("step", 7.5), "line 7: step 7.5 after step 6"),
+        ("evaluations", without("num_samples"), "line 7: no 'num_samples'"),
+        ("evaluations", with_value("right", [1, 2]), "line 7: 2 counts in 'right' for 512 rewards"),
+        ("evaluations", with_value("num_samples", 1), "line 7: 'right' holds no counts from 0 to 1"),
+        ("evaluations", with_value("final", "yes"), "line 7: 'final' has a value of another kind: 'yes'"),
+    ],
+)
+def test_a_damaged_record_is_named_by_file_and_line_and_the_rest_loads(folder, file, change, message):
+    damage(folder / f"{file}.jsonl", 7, change)
+    with pytest.raises(ValueError) as error:
+        load_record(folder, "m", 0)
+    assert f"{file}.jsonl, {message}" in str(error.value)
+    with pytest.warns(SkippedLinesWarning, match="left out 1 of") as warned:
+        record = load_record(folder, "m", 0, on_error="skip")
+    assert len(warned) == 1
+    assert message in str(warned[0].message)
+    assert len(record.metrics) == 200 - (file == "metrics")
+    assert len(record.evaluations) == 13 - (file == "evaluations")
+
+
+def test_a_truncated_record_is_named_and_the_rest_loads(folder):
+    path = folder / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 200: cut off in the middle"):
+        load_record(folder, "m", 0)
+    with pytest.warns(SkippedLinesWarning, match="line 200"):
+        assert len(load_record(folder, "m", 0, on_error="skip").metrics) == 199
+
+
+def test_a_run_that_is_not_there_is_left_out_on_request(tmp_path):
+    shutil.copytree(SEED_0, tmp_path / "a")
+    shutil.copytree(SEED_0.parent.parent / "base", tmp_path / "base")
+    runs = {("m", 0): "a", ("m", 1): "b"}
+    with pytest.raises(FileNotFoundError, match="b"):
+        load_experiment(tmp_path, runs)
+    with pytest.warns(SkippedLinesWarning, match="m, seed 1: left out"):
+        records, base = load_experiment(tmp_path, runs, on_error="skip")
+    assert [r.seed for r in records] == [0]
+    assert base["num_samples"] == 32
+
+
+def test_a_difference_can_be_taken_to_another_method(monkeypatch):
+    """Accuracies at the end, seeds 0 and 1: A 6/8, 6/8; B 4/8, 4/8; C 5/8, 5/8, compared with B."""
+    monkeypatch.setattr("igrpo_kit.analysis.compare.pass_at", lambda row, k: 0.0)
+    ends = {"A": [3, 3], "B": [2, 2], "C": [3, 2]}
+    runs = [record(m, s, end, tokens=100, seconds=1.0) for m, end in ends.items() for s in (0, 1)]
+    a, b, c = summarise(runs, BASE, baseline="A", against={"C": "B"})
+    assert (a.differences, b.against, c.against) == ({}, None, "B")
+    assert b.differences["accuracy"].estimate == pytest.approx(-0.25)
+    assert c.differences["accuracy"].estimate == pytest.approx(0.125)
+    lines = table([a, b, c], BASE, ["accuracy"]).splitlines()
+    assert lines[-2].startswith("| difference: B |")
+    assert lines[-1].startswith("| difference: C to B |")
+    with pytest.raises(ValueError, match="'D' is not among the records"):
+        summarise(runs, BASE, baseline="A", against={"C": "D"})
+
+
+def test_votes_are_columns_where_they_were_evaluated(monkeypatch):
+    monkeypatch.setattr("igrpo_kit.analysis.compare.pass_at", lambda row, k: 0.0)
+    runs = [record("A", s, [3, 3], tokens=100, seconds=1.0) for s in (0, 1)]
+    assert "vote of 8" not in summarise(runs, BASE, baseline="A")[0].numbers
+    for run in runs:
+        run.evaluations.append(evaluation(2, [1, 0], protocol="vote", samples=1, final=True))
+    assert summarise(runs, BASE, baseline="A")[0].numbers["vote of 8"].estimate == pytest.approx(0.5)
+
+
+def test_runs_made_once_get_intervals_over_problems_only():
+    """Two problems, so the bootstrap's ends are the problems themselves."""
+    base = evaluation(0, [1, 0])
+    lines = one_run_table([record("GRPO", 0, [3, 1], tokens=1, seconds=1.0)], base).splitlines()
+    assert lines[0] == "| one run each | accuracy | change | greedy | own draft, refined |"
+    assert lines[2] == "| before training | 0.125 [0.000, 0.250] |  |  |  |"
+    # accuracy 3/4 and 1/4; the change 2/4 and 1/4; greedy 1 and 0; own draft 2/4 and 2/4
+    expected = "| GRPO | 0.500 [0.250, 0.750] | +0.375 [+0.250, +0.500] | 0.500 [0.000, 1.000] | "
+    assert lines[3] == expected + "0.500 [0.500, 0.500] |"

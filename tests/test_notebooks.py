@@ -23,6 +23,8 @@ FAST: dict[str, dict] = {
     "01_best_of_n": {"trials": 20_000, "steps": 60},
     "04_two_stages": {"prompts": 20_000},
     "05_cpu_run": {"FAST": True},
+    "06_single_gpu_run": {"FAST": True},
+    "07_full_run_a100": {"max_steps": 2},
 }
 # The package is found without being installed. Whatever asks for the network finds nobody there; a lesson's
 # own server on this machine it does find.

@@ -4,7 +4,15 @@ from math import comb
 import numpy as np
 import pytest
 
-from igrpo_kit.analysis.passk import pass_at_k, pass_at_k_interval
+from igrpo_kit.analysis.intervals import bootstrap_means, wilson_interval
+from igrpo_kit.analysis.passk import (
+    majority_at_k,
+    majority_curve,
+    pass_at_1_over_runs,
+    pass_at_k,
+    pass_at_k_curve,
+    pass_at_k_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -82,3 +90,129 @@ def test_interval_holds_the_mean_and_narrows_with_problems():
     many = pass_at_k_interval(8, rng.binomial(8, 0.4, size=2000), 2, rng=np.random.default_rng(1))
     assert few.low < few.estimate < few.high
     assert many.high - many.low < 0.2 * (few.high - few.low)
+
+
+def test_the_curve_is_pass_at_k_for_every_k():
+    c = np.array([0, 1, 3, 4])
+    curve = pass_at_k_curve(4, c, rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(curve.n, [1, 2, 3, 4])
+    # by problem: 0; 1/4, 1/2, 3/4, 1; 3/4, 1, 1, 1; 1
+    np.testing.assert_allclose(curve.estimate, [0.5, 0.625, 0.6875, 0.75])
+    assert (curve.low <= curve.estimate).all()
+    assert (curve.estimate <= curve.high).all()
+    # m_2 - m_1 = .125 over 4 problems; no pass@6 of 4 samples
+    np.testing.assert_allclose(curve.redraw_std, [(0.125 / 4) ** 0.5, (0.125 / 4) ** 0.5, np.nan, np.nan])
+    np.testing.assert_allclose(curve.single_draw_std[0], (0.25 / 4) ** 0.5)
+    np.testing.assert_array_equal(pass_at_k_curve(4, c, [2, 3], rng=np.random.default_rng(0)).n, [2, 3])
+    with pytest.raises(ValueError, match="k: 1 <= k <= num_samples"):
+        pass_at_k_curve(4, c, [5], rng=np.random.default_rng(0))
+
+
+def test_the_curves_interval_is_that_of_one_k():
+    c = np.random.default_rng(0).binomial(16, 0.3, size=50)
+    curve = pass_at_k_curve(16, c, [4], rng=np.random.default_rng(1), resamples=20_000)
+    one = pass_at_k_interval(16, c, 4, rng=np.random.default_rng(2))
+    assert curve.low[0] == pytest.approx(one.low, abs=0.004)
+    assert curve.high[0] == pytest.approx(one.high, abs=0.004)
+
+
+def test_the_spread_of_single_draws_is_what_drawing_again_shows():
+    """30 problems of known p; "did one of 4 succeed?" asked 4,000 times, of the same and of new problems."""
+    rng = np.random.default_rng(0)
+    p = rng.beta(0.5, 0.5, size=30)
+    again = (rng.random((4000, 30, 4)) < p[:, None]).any(axis=2).mean(axis=1)
+    anew = (rng.random((4000, 30, 4)) < rng.beta(0.5, 0.5, size=(4000, 30, 1))).any(axis=2).mean(axis=1)
+    samples = rng.random((400, 30, 64)) < p[:, None]
+    curves = [pass_at_k_curve(64, s.sum(axis=1), [4], rng=rng, resamples=1) for s in samples]
+    assert np.mean([c.redraw_std[0] ** 2 for c in curves]) == pytest.approx(again.var(), rel=0.1)
+    assert np.mean([c.single_draw_std[0] for c in curves]) == pytest.approx(anew.std(), rel=0.1)
+    assert again.std() < 0.6 * anew.std()
+
+
+def test_28_of_30_is_known_less_well_than_its_four_digits():
+    """A point of Fig. S.1: 93.33 % of 30 problems."""
+    interval = wilson_interval(28, 30)
+    assert (round(interval.low, 2), round(interval.high, 2)) == (0.79, 0.98)
+
+
+def test_many_means_are_bootstrapped_as_one_is():
+    values = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+    means = bootstrap_means(values, rng=np.random.default_rng(0), resamples=5000)
+    assert means.shape == (5000, 2)
+    np.testing.assert_allclose(means.sum(axis=1), 1)  # the columns are resampled together
+    assert set(np.round(means[:, 0] * 3).astype(int)) == {0, 1, 2, 3}
+    assert means[:, 0].mean() == pytest.approx(2 / 3, abs=0.02)
+    with pytest.raises(ValueError, match="at least one"):
+        bootstrap_means(np.empty((0, 2)), rng=np.random.default_rng(0))
+
+
+def test_runs_are_averaged_as_in_section_4_1():
+    right = np.array([[True, False, True], [False, False, True]])
+    average = pass_at_1_over_runs(right, rng=np.random.default_rng(0))
+    np.testing.assert_allclose(average.runs, [0.5, 0.0, 1.0])
+    assert average.over_runs.estimate == average.over_problems.estimate == pytest.approx(0.5)
+    # t(2, .975) * .5 / sqrt(3) = 4.302653 * .288675
+    assert average.over_runs.high - 0.5 == pytest.approx(1.242069, abs=1e-5)
+    assert average.over_problems.low == pytest.approx(1 / 3)
+
+
+def naive_majority(answers, right, k):
+    """Every subset; a tie counts as the share of right ones among the leaders."""
+    results = []
+    for subset in combinations(range(len(answers)), k):
+        votes = {}
+        for i in subset:
+            if answers[i] is not None:
+                votes.setdefault(answers[i], []).append(right[i])
+        most = max(map(len, votes.values()), default=0)
+        leaders = [v[0] for v in votes.values() if len(v) == most]
+        results.append(sum(leaders) / len(leaders) if leaders else 0.0)
+    return sum(results) / len(results)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [["7", "7", "8", "9", None], [None] * 4, ["7"] * 3, ["8", "9", "8", "7", "7", "8"], [None, "7"]],
+)
+def test_majority_equals_counting_every_subset(answers):
+    right = [a == "7" for a in answers]
+    ks = list(range(1, len(answers) + 1))
+    got = majority_at_k(answers, right, ks, rng=np.random.default_rng(0), draws=20_000)
+    expected = [naive_majority(answers, right, k) for k in ks]
+    np.testing.assert_allclose(got, expected, atol=0.01)
+    np.testing.assert_allclose(got[[0, -1]], [expected[0], expected[-1]], atol=1e-12)  # exact, not drawn
+
+
+def test_majority_by_hand():
+    def of(answers, k):
+        return majority_at_k(answers, [a == "7" for a in answers], [k], rng=np.random.default_rng(0))[0]
+
+    assert of(["7", "7", "8"], 3) == 1
+    assert of(["7", "8", "8"], 3) == 0
+    assert of(["7", "8", "9"], 3) == pytest.approx(1 / 3)  # a tie, broken at random
+    assert of(["7", None, None], 3) == 1  # a sample without an answer has no vote
+    assert of(["7", "8", "8", "8"], 1) == 0.25
+
+
+def test_more_votes_help_where_the_right_answer_leads_and_hurt_where_it_does_not():
+    leads, trails = ["7"] * 40 + [str(i) for i in range(100, 160)], ["7"] * 40 + ["8"] * 60
+    right = np.array([[a == "7" for a in answers] for answers in (leads, trails)])
+    rng = np.random.default_rng(0)
+    up, down = (
+        majority_at_k(a, r, [1, 5, 100], rng=rng) for a, r in zip((leads, trails), right, strict=True)
+    )
+    assert up[0] == down[0] == pytest.approx(0.4)
+    assert up[0] < up[1] < up[2] == 1
+    assert down[0] > down[1] > down[2] == 0
+    curve = majority_curve([leads, trails], right, [1, 100], rng=rng)
+    np.testing.assert_allclose(curve.estimate, [0.4, 0.5])
+    np.testing.assert_allclose([curve.low[1], curve.high[1]], [0, 1])
+
+
+def test_bad_votes_are_named():
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="right: one entry per answer, 2, got 1"):
+        majority_at_k(["7", "8"], [True], [1], rng=rng)
+    for k in (0, 3):
+        with pytest.raises(ValueError, match="ks: from 1 to 2"):
+            majority_at_k(["7", "8"], [True, False], [k], rng=rng)

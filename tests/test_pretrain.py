@@ -32,6 +32,7 @@ def held_out_reward(policy: Policy, problems: str, max_new_tokens: int, temperat
         ("tiny", "countdown", 12, (0.36, 0.45), (0.45, 0.55)),
         ("tiny-addition", "addition", 24, (0.36, 0.46), (0.57, 0.68)),
         ("tiny-max", "countdown-max", 16, (0.28, 0.37), (0.27, 0.37)),
+        ("tiny-verdicts", "countdown", 12, (0.33, 0.42), (0.38, 0.48)),
     ],
 )
 def test_the_committed_policies_still_do_as_well(

@@ -5,10 +5,24 @@ import statistics
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import pytest
 
-from igrpo_kit.analysis.compare import COLUMNS, load_experiment, summarise, table, verdicts
-from igrpo_kit.experiments import EXPERIMENTS, record_folders
+from igrpo_kit.ablations import ABLATIONS
+from igrpo_kit.analysis.compare import (
+    COLUMNS,
+    load_experiment,
+    one_run_table,
+    summarise,
+    table,
+    verdicts,
+)
+from igrpo_kit.analysis.evaluate import fingerprint, read_evaluation
+from igrpo_kit.analysis.passk import majority_curve, pass_at_k_curve
+from igrpo_kit.experiments import EXPERIMENTS, held_out, record_folders
+from igrpo_kit.policies import load_policy
+from igrpo_kit.rewards import AccuracyReward
+from igrpo_kit.runlog import RunLog, read_rows
 from igrpo_kit.training import TrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -110,6 +124,8 @@ BENCHMARKS = {
     "shared_prefix_speedup": lambda v: v >= 1.6,
     "sampler_over_generate": lambda v: v >= 2.0,
     "step_over_trl": lambda v: v <= 0.5,
+    "pass_at_n_seconds": lambda v: v < 5,
+    "million_rows_seconds": lambda v: v < 10,
     "growth": lambda v: v < 2,  # the attention's share alone would make it 2
     "grading_per_second": lambda v: v >= 1000,
     "grading_with_hostile_seconds": lambda v: v <= 45,
@@ -147,6 +163,107 @@ def test_committed_benchmarks(name):
     row = json.loads((ROOT / "data" / "benchmarks" / f"{name}.json").read_text())
     assert set(row) >= {"name", "value", "samples", "device", "versions"}
     assert row["name"] == name
-    assert len(row["samples"]) >= (3 if name == "grading_with_hostile_seconds" else 7)
+    assert len(row["samples"]) >= (
+        3 if name in ("grading_with_hostile_seconds", "million_rows_seconds") else 7
+    )
     assert row["value"] == pytest.approx(statistics.median(row["samples"]), abs=1e-3)
     assert BENCHMARKS[name](row["value"])
+
+
+def test_the_stored_evaluation_is_of_the_committed_policy_and_problems():
+    """Its head, its shape, and what it says of the three protocols; majority beats the mean here."""
+    stored = read_evaluation(ROOT / "data" / "evaluations" / "tiny-addition.jsonl")
+    problems = held_out(EXPERIMENTS["addition-cpu"])[:128]
+    model = load_policy("tiny-addition", device="cpu").model
+    assert stored.identity["policy"] == f"tiny-addition {fingerprint(model)}"
+    rewards = {}
+    for protocol in ("q", "own_draft", "best_of_n"):
+        assert [row["id"] for row in stored.rows[protocol]] == [p.id for p in problems]
+        texts = [text for row in stored.rows[protocol] for text in row["texts"]]
+        asked = [p for p in problems for _ in range(32)]
+        rewards[protocol] = AccuracyReward().score(asked, texts).values
+        assert rewards[protocol] == stored.rewards(protocol).flatten().tolist()
+    right, rng = stored.right("q"), np.random.default_rng(0)
+    votes = majority_curve(stored.answers("q"), right, [1, 32], rng=rng)
+    passes = pass_at_k_curve(32, right.sum(axis=1), [1, 32], rng=rng)
+    assert votes.estimate[0] == pytest.approx(passes.estimate[0]) == pytest.approx(fmean(rewards["q"]))
+    assert votes.estimate[0] < votes.low[1] < votes.estimate[1] < passes.estimate[1]
+
+
+REDUCED = "smollm2-cpu"
+
+
+@pytest.fixture(scope="module")
+def reduced():
+    experiment = EXPERIMENTS[REDUCED]
+    records, base = load_experiment(RECORDS / REDUCED, record_folders(experiment))
+    return experiment, records, base
+
+
+def test_the_reduced_run_of_a_language_model_is_whole_matched_and_as_its_preset_says(reduced):
+    experiment, records, base = reduced
+    assert [record.method for record in records] == list(experiment.methods)
+    assert experiment.steps >= 30
+    assert len(base["right"]) == experiment.held_out_problems
+    for record in records:
+        assert [row["step"] for row in record.metrics] == list(range(1, experiment.steps + 1))
+        chosen = {**experiment.settings, **experiment.methods[record.method]}
+        expected = TrainConfig(steps=experiment.steps, seed=record.seed, **chosen).to_row()
+        folder = RECORDS / REDUCED / record_folders(experiment)[record.method, record.seed]
+        config = json.loads((folder / "config.json").read_text())
+        assert {key: config[key] for key in expected} == expected
+        assert (config["policy"], config["device"]) == ("smollm2-sums", "cpu")
+        for row in record.metrics:
+            drawn = sum(v for k, v in row.items() if k.startswith(("status/", "stage1/status/")))
+            assert drawn == chosen["prompts"] * (4 if record.method == "GRPO-4" else 8)
+            assert row["ratio_max"] is None or abs(row["ratio_max"] - 1) < 1e-4  # one inner epoch
+            assert row["sampler_gap"] is None or row["sampler_gap"] < 1e-4
+        assert len(record.final("q")["right"]) == experiment.held_out_problems
+
+
+def test_the_readme_holds_the_reduced_run_as_recorded(reduced):
+    _, records, base = reduced
+    readme = (ROOT / "README.md").read_text()
+    for line in one_run_table(records, base).splitlines():
+        assert line in readme
+    (igrpo,) = [r.metrics for r in records if r.method == "iGRPO 4+4"]
+    shares = [
+        fmean(row[name] for row in part)
+        for name in ("copy_rate", "dead_groups")
+        for part in (igrpo[:10], igrpo[-10:])
+    ]
+    words = "copies of the draft went from {:.2f} to {:.2f} and its dead groups from {:.2f} to {:.2f}".format(
+        *shares
+    )
+    assert words in " ".join(readme.split())
+
+
+@pytest.mark.parametrize(
+    "name", ["ablation-objective", "ablation-beta", "ablation-completions", "baselines-cpu"]
+)
+def test_the_readme_quotes_ablations_and_baselines_as_recorded(name):
+    """Every line of it that speaks of these methods is one their records give, and there is at least one."""
+    experiment = {**ABLATIONS, **EXPERIMENTS}[name]
+    records, base = load_experiment(RECORDS / name, record_folders(experiment))
+    said = set()
+    for s in summarise(records, base, baseline=experiment.baseline, against=experiment.against):
+        said |= {f"- {v}" for v in verdicts(s, s.against or experiment.baseline, [experiment.score])}
+    methods = tuple(f"- {method}: accuracy is" for method in experiment.methods)
+    section = (
+        (ROOT / "README.md").read_text().split("**The paper's ablations at tiny scale**")[1].split("## ")[0]
+    )
+    quoted = {line for line in section.splitlines() if line.startswith(methods)}
+    assert quoted and quoted <= said
+
+
+def test_the_reduced_run_tells_time_memory_and_shows_drafts_beside_refinements(reduced):
+    experiment, records, _ = reduced
+    for record in records:
+        for row in record.metrics:
+            phases = row["seconds/sampling"] + row["seconds/scoring"] + row["seconds/update"]
+            assert 0.9 * row["seconds/step"] < phases <= row["seconds/step"] + 1e-3
+            assert min(row["memory/rollout_mb"], row["memory/update_mb"]) > 538  # 134.5 M weights in float32
+        folder = RECORDS / REDUCED / record_folders(experiment)[record.method, record.seed]
+        samples = list(read_rows(folder / RunLog.SAMPLES))
+        assert {row["step"] for row in samples} == {15, 30}
+        assert all(("drafts" in row) == ("stage1/reward" in record.metrics[0]) for row in samples)

@@ -1,3 +1,4 @@
+import gzip
 import json
 import math
 import os
@@ -5,13 +6,18 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
+from igrpo_kit import runlog
 from igrpo_kit.runlog import (
     RunLog,
+    SkippedLinesWarning,
     append_row,
     keep_rows,
     pack_run,
+    read_checked_rows,
+    read_columns,
     read_rows,
     read_run,
     write_atomically,
@@ -116,3 +122,85 @@ def test_a_writer_killed_at_any_moment_leaves_the_old_or_the_new_file(tmp_path):
 def test_atomic_write_leaves_no_temporary_file(tmp_path):
     write_atomically(tmp_path / "a", b"1")
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_packed_file_that_was_cut_is_an_error_and_no_torn_line(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    content = b"".join(
+        b'{"step": %d, "noise": "%s"}\n' % (i, os.urandom(20).hex().encode()) for i in range(999)
+    )
+    for packed in (gzip.compress(content)[:-2000], gzip.compress(content[:-9])):
+        path.with_name("rows.jsonl.gz").write_bytes(packed)
+        with pytest.raises(ValueError, match=r"rows\.jsonl\.gz, line \d+: (the packed file breaks|cut off)"):
+            list(read_rows(path))
+    path.with_name("rows.jsonl.gz").write_bytes(b"no gzip")
+    with pytest.raises(ValueError, match=r"rows\.jsonl\.gz, line 1: the packed file breaks off"):
+        list(read_rows(path))
+
+
+DAMAGED = (
+    '{"step": 1}\nnot json\n{"step": 3}\n[4]\n\n{"step": 5, "x": "bad"}\n{"step": 6, "x": 2}\n{"step": 7, "x'
+)
+
+
+def refuse_bad(row):
+    if row.get("x") == "bad":
+        raise ValueError("x is bad")
+
+
+def test_checked_rows_name_the_first_wrong_line_or_skip_all_of_them_aloud(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(DAMAGED)
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 2: not a JSON row .*skip"):
+        list(read_checked_rows(path, refuse_bad))
+    with pytest.warns(SkippedLinesWarning) as warned:
+        rows = list(read_checked_rows(path, refuse_bad, on_error="skip"))
+    assert rows == [{"step": 1}, {"step": 3}, {"step": 6, "x": 2}]
+    (message,) = [str(w.message) for w in warned]
+    assert "left out 4 of 8 lines: line 2: not a JSON row" in message
+    for part in ("line 4: not a JSON object", "line 6: x is bad", "line 8: cut off in the middle"):
+        assert part in message
+
+
+def test_a_torn_end_is_an_error_in_a_finished_record(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"step": 1}\n{"st')
+    assert list(read_rows(path)) == [{"step": 1}]
+    with pytest.raises(ValueError, match="line 2: cut off in the middle"):
+        list(read_checked_rows(path, refuse_bad))
+
+
+def test_columns_by_hand(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1, "b": null, "text": "x"}\n{"a": 2.5}\n{"a": "inf", "b": -3}\n')
+    columns = read_columns(path, ["a", "b"])
+    np.testing.assert_array_equal(columns["a"], [1.0, 2.5, np.inf])
+    np.testing.assert_array_equal(columns["b"], [np.nan, np.nan, -3.0])
+    with pytest.raises(LookupError, match="no row has 'c', 'd'"):
+        read_columns(path, ["d", "a", "c"])
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 1: 'text' is not a number: 'x'"):
+        read_columns(path, ["text"])
+    path.write_text('{"a": 1, "b": 2}\n{"a": 2, "b": true}\n{"a": 3, "b": 4}\n')
+    with pytest.warns(SkippedLinesWarning, match="line 2: 'b' is not a number: True"):
+        columns = read_columns(path, ["a", "b"], on_error="skip")
+    np.testing.assert_array_equal(columns["a"], [1.0, 3.0])  # the columns stay side by side
+
+
+@pytest.mark.parametrize(
+    "line", ['{"a": "\\ud800"}', '{"a": NaN}', '{"a": 1e999}', '{"a": 12345678901234567890123}']
+)
+def test_what_the_fast_parser_refuses_the_standard_one_decides(tmp_path, line):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(line + "\n")
+    assert repr(list(read_rows(path))) == repr([json.loads(line)])
+
+
+def test_both_parsers_give_the_same_numbers(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    numbers = [float(x) for x in rng.normal(size=500) * 10.0 ** rng.integers(-300, 300, 500)]
+    path = tmp_path / "rows.jsonl"
+    append_row(path, {"numbers": numbers, "text": '\u2603 \x00 "', "none": None, "int": 2**60})
+    fast = list(read_rows(path))
+    monkeypatch.setattr(runlog, "_decode_fast", json.loads)
+    assert list(read_rows(path)) == fast
+    assert fast[0]["numbers"] == numbers

@@ -113,6 +113,39 @@ def test_tokens_come_with_the_probabilities_of_the_softmax() -> None:
     assert entropies[0].item() == pytest.approx(0.5955, abs=1e-4)  # p: .8309 .0152 0 .1125 .0000 .0414
 
 
+def test_the_nucleus_holds_the_most_probable_tokens_up_to_top_p() -> None:
+    logits = torch.tensor([[0.1, 0.5, 0.25, 0.15], [0.25, 0.25, 0.25, 0.25]]).log()
+    for top_p, kept in [
+        (0.5, [[1], [0, 1]]),  # 0.5 is reached by the first; of equals the first come first
+        (0.6, [[1, 2], [0, 1, 2]]),
+        (0.9, [[1, 2, 3], [0, 1, 2, 3]]),
+        (1e-9, [[1], [0]]),
+    ]:
+        cut = hf.keep_nucleus(logits, 1.0, top_p)
+        assert [row.isfinite().nonzero().flatten().tolist() for row in cut] == kept
+        assert torch.equal(cut[cut.isfinite()], logits[cut.isfinite()])
+    # At temperature 0.5 the probabilities are squared: .01 .25 .0625 .0225 of .345, so the first holds 0.72.
+    assert hf.keep_nucleus(logits[:1], 0.5, 0.7).isfinite().sum() == 1
+    assert torch.equal(hf.keep_nucleus(logits, 1.0, 1.0), logits)
+    assert torch.equal(hf.keep_nucleus(logits, 0.0, 0.5), logits)
+
+
+def test_top_p_draws_from_the_nucleus_alone() -> None:
+    model = llama()
+    wide, narrow = (
+        hf.HFSampler(model, sampler(model).tokenizer, settings).sample(chat("1+2"), 32)
+        for settings in (SamplingSettings(8), SamplingSettings(8, top_p=1e-6))
+    )
+    assert len(set(wide.texts)) > 1 and len(set(narrow.texts)) == 1
+    assert narrow.entropies is not None and narrow.entropies.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("top_p", [0.0, -0.1, 1.01, float("nan")])
+def test_a_top_p_that_is_no_probability_is_refused(top_p: float) -> None:
+    with pytest.raises(ValueError, match="top_p must lie in"):
+        SamplingSettings(8, top_p=top_p)
+
+
 def test_a_large_vocabulary_is_drawn_in_pieces_and_its_rare_tokens_survive() -> None:
     V, rows = 150_000, 60  # 60 * 150,000 is more than one piece
     logits = torch.zeros(rows, V)

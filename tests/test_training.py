@@ -28,10 +28,12 @@ from igrpo_kit.training import (
     TrainConfig,
     derived_seed,
     learning_rate_at,
+    peak_memory_mb,
     problems_of_step,
+    reset_peak_memory,
     train,
-    train_step,
 )
+from igrpo_kit.update import train_step
 
 ROOT = Path(__file__).parent.parent
 PROBLEMS = countdown_problems(64, seed=0)
@@ -216,6 +218,29 @@ def test_a_run_is_recorded(policy, tmp_path):
     assert config["versions"]["torch"] == torch.__version__
     assert rows[-1]["tokens_sampled"] == sum(r["tokens"] + r["stage1/tokens"] for r in rows)
     assert rows[-1]["tokens_trained"] == sum(r["tokens"] for r in rows)
+
+
+def test_time_and_memory_of_each_phase_are_recorded(policy):
+    igrpo, grpo = (run(policy, replace(SMALL, steps=1, num_drafts=n))[0] for n in (2, 0))
+    phases = [igrpo[f"seconds/{name}"] for name in ("sampling", "scoring", "update")]
+    assert min(phases) > 0
+    assert sum(phases) <= igrpo["seconds/step"]
+    assert 0 < igrpo["seconds/stage1_sampling"] < igrpo["seconds/sampling"]
+    assert "seconds/stage1_sampling" not in grpo
+    assert min(igrpo["memory/rollout_mb"], igrpo["memory/update_mb"]) > 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process reset its peak")
+def test_a_phase_does_not_carry_the_peak_of_the_one_before():
+    cpu = torch.device("cpu")
+    held = bytearray(400_000_000)
+    high = peak_memory_mb(cpu)
+    del held
+    reset_peak_memory(cpu)
+    assert peak_memory_mb(cpu) < high - 300
+    held = bytearray(400_000_000)
+    assert peak_memory_mb(cpu) > high - 100
+    del held
 
 
 def timeless(rows):

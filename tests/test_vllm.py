@@ -161,6 +161,15 @@ def test_it_is_a_sampler_and_asks_the_engine_for_what_training_needs(engine) -> 
     assert samples.entropies is None
 
 
+def test_top_p_is_for_samples_and_not_for_the_check_of_the_engine(engine) -> None:
+    sampler = VLLMSampler(llama(), tokenizer(), SamplingSettings(8, 0.6, top_p=0.95))
+    (llm,) = engine.made
+    assert {s.top_p for _, settings in llm.asked for s in settings} == {1.0}
+    llm.asked.clear()
+    sampler.sample(chat("1+2"), 2)
+    assert [s.top_p for _, settings in llm.asked for s in settings] == [0.95]
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_log_probs_are_the_policys_at_the_sampling_temperature(engine, temperature: float) -> None:
     model = llama()
@@ -559,7 +568,8 @@ SCRIPT = """
 from igrpo_kit import SamplingSettings, TrainConfig, VLLMSampler, countdown_problems, load_policy, train
 
 policy = load_policy("tiny", device="cpu")
-settings, engine = SamplingSettings(12, 0.7), {"dtype": "float32", "kv_cache_memory_bytes": 1 << 26}
+settings = SamplingSettings(12, 0.7)
+engine = {"dtype": "float32", "kv_cache_memory_bytes": 1 << 26}
 sampler = VLLMSampler(policy.model, policy.tokenizer, settings, **engine)
 config = TrainConfig(steps=3, prompts=4, num_drafts=2, num_refinements=4, learning_rate=1e-2, warmup_steps=0)
 reward = lambda problems, texts: [float(sum(map(ord, text)) % 2) for text in texts]

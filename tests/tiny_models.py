@@ -39,20 +39,18 @@ def _build(kind: type, config: object) -> PreTrainedModel:
 
 def llama(kv_heads: int = 2, **options: object) -> LlamaForCausalLM:
     """Two layers of two heads; `kv_heads=1` for grouped queries. Weights large enough to disagree."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     config = LlamaConfig(
         vocab_size=VOCABULARY,
-        hidden_size=32,
-        num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=kv_heads,
-        intermediate_size=48,
         max_position_embeddings=128,
         tie_word_embeddings=True,
         initializer_range=0.3,
         pad_token_id=PAD,
         bos_token_id=BOS,
         eos_token_id=EOS,
-        **options,
+        **(sizes | options),
     )
     return _build(LlamaForCausalLM, config)
 

@@ -6,15 +6,16 @@ tokens as the thriftiest method in all. *Seconds*: where each has used as much p
 in all, evaluations not counted. Between two evaluations accuracy is interpolated linearly.
 """
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from igrpo_kit.analysis.intervals import Interval, student_interval
+from igrpo_kit.analysis.intervals import Interval, bootstrap_interval, paired_difference, student_interval
 from igrpo_kit.analysis.passk import pass_at_k
-from igrpo_kit.runlog import Row, RunLog, read_rows
+from igrpo_kit.runlog import OnError, Row, RunLog, SkippedLinesWarning, read_checked_rows
 
 WINDOW = 20
 """steps averaged for "at the start" and "at the end" of a training metric"""
@@ -74,14 +75,71 @@ def pass_at(row: Row, k: int) -> float:
     return float(pass_at_k(row["num_samples"], np.array(row["right"]), k).mean())
 
 
-def load_record(folder: Path, method: str, seed: int) -> Record:
-    """Read one run's folder, packed or not."""
-    return Record(
-        method,
-        seed,
-        list(read_rows(folder / RunLog.METRICS)),
-        list(read_rows(folder / RunLog.EVALUATIONS)),
-    )
+METRIC_COLUMNS = (
+    "reward",
+    "right",
+    "dead_groups",
+    "entropy",
+    "length",
+    "tokens_sampled",
+    "tokens_trained",
+    "seconds/cpu_total",
+)
+"""what every metric row of this package holds, beside its step"""
+
+_NUMBER_OR_NULL = (int, float, type(None))
+
+EVALUATION_COLUMNS = {
+    "step": int, "final": bool, "protocol": str, "temperature": float, "num_samples": int,
+    "right": list, "reward": list, "entropy": float | None, "length": float,
+}  # fmt: skip
+
+
+def _require(row: Row, columns: Iterable[str]) -> None:
+    missing = [name for name in columns if name not in row]
+    if missing:
+        raise ValueError(
+            f"no {', '.join(map(repr, missing))}: of another program, or another version of this"
+        )
+
+
+def _metric_check() -> Callable[[Row], None]:
+    """A check of one file's metric rows in order."""
+    last = 0
+
+    def check(row: Row) -> None:
+        nonlocal last
+        _require(row, ("step", *METRIC_COLUMNS))
+        for name in METRIC_COLUMNS:
+            if not isinstance(row[name], _NUMBER_OR_NULL):
+                raise ValueError(f"{name!r} is not a number: {row[name]!r:.60}")
+        if not isinstance(row["step"], int) or row["step"] <= last:
+            raise ValueError(f"step {row['step']!r} after step {last}: not one run in order")
+        last = row["step"]
+
+    return check
+
+
+def _check_evaluation(row: Row) -> None:
+    _require(row, EVALUATION_COLUMNS)
+    for name, kind in EVALUATION_COLUMNS.items():
+        if not isinstance(row[name], int | float if kind is float else kind):
+            raise ValueError(f"{name!r} has a value of another kind: {row[name]!r:.60}")
+    if len(row["right"]) != len(row["reward"]):
+        raise ValueError(f"{len(row['right'])} counts in 'right' for {len(row['reward'])} rewards")
+    if not all(isinstance(c, int) and 0 <= c <= row["num_samples"] for c in row["right"]):
+        raise ValueError(f"'right' holds no counts from 0 to {row['num_samples']}")
+
+
+def load_record(folder: Path, method: str, seed: int, *, on_error: OnError = "raise") -> Record:
+    """Read one run's folder, packed or not.
+
+    Raises FileNotFoundError, and ValueError naming file and line for a row that is torn, not JSON, out of
+    order, or without what this version records; on_error="skip" leaves such rows out with a warning.
+    """
+    metrics = read_checked_rows(folder / RunLog.METRICS, _metric_check(), on_error=on_error)
+    evaluations = read_checked_rows(folder / RunLog.EVALUATIONS, _check_evaluation, on_error=on_error)
+    return Record(method, seed, list(metrics), list(evaluations))
 
 
 def score_curve(record: Record, base: Row, clock: str) -> tuple[list[float], list[float]]:
@@ -106,6 +164,8 @@ class Summary:
     """by column; see `COLUMNS`"""
     differences: dict[str, Interval]
     """the same columns minus the baseline's with the same seed"""
+    against: str | None = None
+    """the method the differences are taken to instead of the baseline, if another was named"""
 
 
 def _columns(base: Row, tokens: float, seconds: float) -> dict[str, Callable[[Record], float]]:
@@ -120,6 +180,9 @@ def _columns(base: Row, tokens: float, seconds: float) -> dict[str, Callable[[Re
         "own draft, refined": lambda r: accuracy(r.final("own_draft")),
         "gain over own draft": lambda r: accuracy(r.final("own_draft")) - _draft_accuracy(r),
         "best of 4, refined": lambda r: accuracy(r.final("best_of_n")),
+        "vote of 8": lambda r: _accuracy_if_any(r, "vote"),
+        "vote of 8, own verdicts": lambda r: _accuracy_if_any(r, "verified_vote"),
+        "verdicts right": lambda r: _accuracy_if_any(r, "verdict"),
         "entropy": lambda r: entropy(r.final("q")),
         "length": lambda r: r.final("q")["length"],
         "dead groups, start": lambda r: r.at_start("dead_groups"),
@@ -135,23 +198,34 @@ def _columns(base: Row, tokens: float, seconds: float) -> dict[str, Callable[[Re
 COLUMNS = list(_columns({}, 0, 0))
 
 
+def _accuracy_if_any(record: Record, protocol: str) -> float:
+    """NaN where the experiment did not evaluate this."""
+    asked = any(row["final"] and row["protocol"] == protocol for row in record.evaluations)
+    return accuracy(record.final(protocol)) if asked else float("nan")
+
+
 def _draft_accuracy(record: Record) -> float:
     row = record.final("own_draft")
     return float(np.mean(row["draft_right"])) / row["num_samples"]
 
 
-def summarise(records: Sequence[Record], base: Row, *, baseline: str) -> list[Summary]:
+def summarise(
+    records: Sequence[Record], base: Row, *, baseline: str, against: Mapping[str, str] | None = None
+) -> list[Summary]:
     """One `Summary` per method, in the order of the records.
 
-    `base` is the untrained policy's evaluation from q. A column that does not exist for a method (a copy
-    rate without drafts) is left out.
+    `base` is the untrained policy's evaluation from q. `against` names, for some methods, another one than
+    `baseline` to take the differences to. A column that does not exist for a method (a copy rate without
+    drafts) is left out.
 
-    Raises ValueError where a method has fewer than 2 seeds, or the baseline is missing.
+    Raises ValueError where a method has fewer than 2 seeds, or one to compare with is missing.
     """
     methods = list(dict.fromkeys(record.method for record in records))
     by_method = {m: {r.seed: r for r in records if r.method == m} for m in methods}
-    if baseline not in by_method:
-        raise ValueError(f"baseline: {baseline!r} is not among the records: {methods}")
+    to = {m: (against or {}).get(m, baseline) for m in methods}
+    for name in (baseline, *to.values()):
+        if name not in by_method:
+            raise ValueError(f"baseline: {name!r} is not among the records: {methods}")
     tokens = min(
         float(np.mean([r.metrics[-1]["tokens_trained"] for r in rs.values()])) for rs in by_method.values()
     )
@@ -163,17 +237,19 @@ def summarise(records: Sequence[Record], base: Row, *, baseline: str) -> list[Su
     for method, runs in by_method.items():
         values = {name: {s: column(r) for s, r in runs.items()} for name, column in columns.items()}
         values = {name: v for name, v in values.items() if not np.isnan(list(v.values())).any()}
-        shared = [seed for seed in runs if seed in by_method[baseline]]
+        other = by_method[to[method]]
+        shared = [seed for seed in runs if seed in other]
         summaries.append(
             Summary(
                 method=method,
                 seeds=len(runs),
                 numbers={name: student_interval(list(v.values())) for name, v in values.items()},
                 differences={
-                    name: student_interval([v[s] - columns[name](by_method[baseline][s]) for s in shared])
+                    name: student_interval([v[s] - columns[name](other[s]) for s in shared])
                     for name, v in values.items()
-                    if method != baseline and not np.isnan(columns[name](by_method[baseline][shared[0]]))
+                    if method != baseline and not np.isnan(columns[name](other[shared[0]]))
                 },
+                against=(against or {}).get(method),
             )
         )
     return summaries
@@ -219,12 +295,53 @@ def table(summaries: Sequence[Summary], base: Row, columns: Sequence[str]) -> st
                 else ""
                 for c in columns
             ]
-            lines.append([f"difference: {summary.method}", "", *cells])
+            to = "" if summary.against is None else f" to {summary.against}"
+            lines.append([f"difference: {summary.method}{to}", "", *cells])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def load_experiment(folder: Path, runs: dict[tuple[str, int], str]) -> tuple[list[Record], Row]:
-    """The records of `runs`, (method, seed) -> folder name, and the untrained policy's evaluation from q."""
-    records = [load_record(folder / name, method, seed) for (method, seed), name in runs.items()]
-    base = Record("before training", 0, [], list(read_rows(folder / "base" / RunLog.EVALUATIONS)))
-    return records, base.final("q")
+def load_experiment(
+    folder: Path, runs: dict[tuple[str, int], str], *, on_error: OnError = "raise"
+) -> tuple[list[Record], Row]:
+    """The records of `runs`, (method, seed) -> folder name, and the untrained policy's evaluation from q.
+
+    Raises as `load_record` does; on_error="skip" also leaves out a run that is not there, with a warning.
+    """
+    records = []
+    for (method, seed), name in runs.items():
+        try:
+            records.append(load_record(folder / name, method, seed, on_error=on_error))
+        except FileNotFoundError as error:
+            if on_error == "raise":
+                raise
+            warnings.warn(f"{method}, seed {seed}: left out, {error}", SkippedLinesWarning, stacklevel=2)
+    evaluations = read_checked_rows(
+        folder / "base" / RunLog.EVALUATIONS, _check_evaluation, on_error=on_error
+    )
+    return records, Record("before training", 0, [], list(evaluations)).final("q")
+
+
+def one_run_table(records: Sequence[Record], base: Row) -> str:
+    """Runs that were made once, a Markdown line each: accuracy, its change in training, greedy, own draft.
+
+    The 95 % intervals are bootstrapped over the held-out problems (the change paired by problem). They say
+    what other problems could have given; what another run would have given, and so which method is better,
+    they do not say.
+    """
+    shares = {"before training": [_shares(base)]}
+    for record in records:
+        rows = (record.final("q"), record.final("q", greedy=True), record.final("own_draft"))
+        shares[record.method] = [_shares(row) for row in rows]
+    lines = ["| one run each | accuracy | change | greedy | own draft, refined |", "| --- " * 5 + "|"]
+    for name, (single_shot, *rest) in shares.items():
+        changed = paired_difference(single_shot, shares["before training"][0], rng=np.random.default_rng(0))
+        change = f"{changed.estimate:+.3f} [{changed.low:+.3f}, {changed.high:+.3f}]" if rest else ""
+        others = [str(bootstrap_interval(x, rng=np.random.default_rng(0))) for x in rest] or ["", ""]
+        accuracy = bootstrap_interval(single_shot, rng=np.random.default_rng(0))
+        lines.append("| " + " | ".join([name, str(accuracy), change, *others]) + " |")
+    return "\n".join(lines)
+
+
+def _shares(row: Row) -> np.ndarray:
+    """Per problem, the share of its samples that are right."""
+    return np.array(row["right"]) / row["num_samples"]

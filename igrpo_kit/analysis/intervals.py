@@ -116,3 +116,22 @@ def paired_difference(
     if a.shape != b.shape:
         raise ValueError(f"second: one value per value of first, got {len(b)} for {len(a)}")
     return bootstrap_interval(a - b, rng=rng, confidence=confidence, resamples=resamples)
+
+
+def bootstrap_means(
+    values: Float[np.ndarray, "units K"], *, rng: np.random.Generator, resamples: int = 2000
+) -> Float[np.ndarray, "resamples K"]:
+    """Column means of resampled units (rows): what any statistic of several means is bootstrapped from.
+
+    A resample is drawn as how often each unit occurs in it, so all of them are one matrix product.
+    Raises ValueError where there is no unit.
+    """
+    units = len(values)
+    if units == 0:
+        raise ValueError("values: at least one unit is needed")
+    means = np.empty((resamples, values.shape[1]))
+    step = max(1, _CHUNK // units)
+    for i in range(0, resamples, step):
+        counts = rng.multinomial(units, np.full(units, 1 / units), size=min(step, resamples - i))
+        means[i : i + step] = counts @ values / units
+    return means

@@ -2,8 +2,8 @@
 
 A sampler turns P prompts into P * n completions and keeps the log-prob of every token at the moment
 it was drawn. These are the old log-probs of the importance ratio (Eq. 12), so the distribution
-sampled from must be the one scored: temperature is offered, top-p and top-k are not. They cut the
-tail off, and the ratio would then compare the policy with a distribution nobody sampled from.
+sampled from must be the one scored: temperature is offered, top-k is not, and top-p for evaluation only.
+It cuts the tail off, and the ratio would then compare the policy with a distribution nobody sampled from.
 """
 
 from collections.abc import Sequence
@@ -20,17 +20,23 @@ from igrpo_kit.prompts import Messages as Messages
 class SamplingSettings:
     """How to draw: at most `max_new_tokens` tokens at `temperature`; 0 is greedy, for evaluation.
 
-    Raises ValueError for max_new_tokens < 1 or a negative temperature.
+    `top_p` < 1 draws from the smallest set of tokens that holds so much probability; for evaluation too, and
+    `train` refuses it.
+
+    Raises ValueError for max_new_tokens < 1, a negative temperature, or a top_p outside (0, 1].
     """
 
     max_new_tokens: int
     temperature: float = 1.0
+    top_p: float = 1.0
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be >= 1, got {self.max_new_tokens}")
         if not self.temperature >= 0:
             raise ValueError(f"temperature must be >= 0, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,19 @@ def _draw_chunk(logits: Tensor, generator: torch.Generator) -> tuple[Tensor, Ten
     return tokens.squeeze(1), log_probs.gather(1, tokens).squeeze(1), entropy
 
 
+def keep_nucleus(logits: Float[Tensor, "R V"], temperature: float, top_p: float) -> Float[Tensor, "R V"]:
+    """The logits with -inf outside the nucleus: the most probable tokens, up to the one that reaches top_p.
+
+    Probabilities are those at `temperature` (arXiv 1904.09751). Temperature 0 and top_p 1 change nothing.
+    """
+    if temperature == 0 or top_p == 1:
+        return logits
+    probs, order = (logits.float() / temperature).softmax(dim=-1).sort(dim=-1, descending=True)
+    before = probs.cumsum(dim=-1, dtype=torch.float64) - probs  # what the more probable ones hold
+    outside = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, before >= top_p)
+    return logits.masked_fill(outside, -torch.inf)
+
+
 def stop_ids(model: Any, tokenizer: Any) -> list[int]:
     """Every id that ends a completion: chat models end a turn and a text in different ways.
 
@@ -268,6 +281,7 @@ class HFSampler:
         rows = torch.arange(len(ids), device=device)
         live = torch.ones_like(rows, dtype=torch.bool)
         for t in range(self.settings.max_new_tokens):
+            logits = keep_nucleus(logits, self.settings.temperature, self.settings.top_p)
             tokens, log_probs[rows, t], entropies[rows, t] = draw_tokens(
                 logits, self.settings.temperature, self.generator
             )

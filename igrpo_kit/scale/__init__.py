@@ -1,0 +1,1 @@
+"""From one GPU to several nodes: iGRPO on the engines the field uses."""

@@ -1,0 +1,206 @@
+"""The cost model against hand counts, a loop oracle, and what must not be silent."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from igrpo_kit.analysis.cost import (
+    DEVICES,
+    SCHEDULES,
+    SHAPES,
+    Device,
+    Job,
+    ModelShape,
+    active_sequences,
+    calibrated,
+    decode_step_seconds,
+    job_cost,
+    log_normal_lengths,
+    step_flops,
+    update_bytes,
+)
+
+ONE = ModelShape(parameters=1.0, layers=0, hidden=0, kv_width=0, vocabulary=0)  # FLOPs per parameter
+GRPO = {"num_drafts": 0, "num_refinements": 8, "question": 150, "template": 100}
+IGRPO = {"num_drafts": 4, "num_refinements": 4, "question": 150, "template": 100}
+
+
+def test_flops_counted_by_hand():
+    grpo = step_flops(ONE, completion=300, **GRPO)
+    assert (grpo.prefill, grpo.decode, grpo.update) == (2 * 150, 2 * 8 * 300, 8 * 8 * 450)
+    igrpo = step_flops(ONE, completion=300, draft=300, **IGRPO)
+    assert (igrpo.prefill, igrpo.decode, igrpo.update) == (2 * (150 + 550), 4800, 8 * 4 * 850)
+    assert igrpo.sampling == 6200
+    assert igrpo.total == 33400
+
+
+# total FLOPs of iGRPO over GRPO's, prompts padded; and with the prompt encoded once, in both methods
+RATIOS = [
+    (300, 300, 0.985, 0.792),
+    (1000, 300, 0.745, 0.660),
+    (1000, 1000, 1.010, 0.746),
+    (2000, 300, 0.677, 0.630),
+    (2000, 1000, 0.817, 0.674),
+    (2000, 2000, 1.017, 0.736),
+    (4000, 300, 0.640, 0.615),
+    (4000, 4000, 1.021, 0.730),
+]
+
+
+def test_flop_ratios_broadcast_over_lengths():
+    completion, draft, padded, shared = np.array(RATIOS).T
+    for expected, how in ((padded, False), (shared, True)):
+        grpo = step_flops(ONE, completion=completion, shared_prefix=how, **GRPO)
+        igrpo = step_flops(ONE, completion=completion, draft=draft, shared_prefix=how, **IGRPO)
+        np.testing.assert_allclose(igrpo.total / grpo.total, expected, atol=5e-4)
+
+
+def test_attention_is_the_sum_over_positions():
+    shape = ModelShape(parameters=0.0, layers=2, hidden=3, kv_width=3, vocabulary=5)
+    flops = step_flops(shape, num_drafts=0, num_refinements=1, question=0, completion=100)
+    # Position s attends to s + 1/2 earlier ones on average over its own token: 4 * layers * hidden each.
+    assert flops.decode == pytest.approx(sum(4 * 2 * 3 * (s + 0.5) for s in range(100)))
+
+
+def test_attention_is_a_few_percent_at_4k():
+    shape = SHAPES["qwen2.5-7b"]
+    bare = dataclasses.replace(shape, layers=0)
+    job = {"num_drafts": 0, "num_refinements": 8, "question": 150, "completion": 3850}
+    assert step_flops(shape, **job).total / step_flops(bare, **job).total == pytest.approx(1.053, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["num_drafts", "question", "completion", "draft"])
+@pytest.mark.parametrize("bad", [-1, float("nan"), float("inf")])
+def test_flops_name_a_bad_argument(name, bad):
+    arguments = {**IGRPO, "completion": 10, "draft": 10, name: bad}
+    with pytest.raises(ValueError, match=name):
+        step_flops(ONE, **arguments)
+
+
+DRAFTS = np.array([[1, 3], [2, 2]])
+REFINEMENTS = np.array([[2, 1], [1, 4]])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "active"),
+    [
+        # drafts: 4 at once, then 3, then 1; refinements 4, 2, 1, 1
+        ("two barriers", [4, 3, 1, 4, 2, 1, 1]),
+        # the second prompt's refinements start after 2 steps, the first's after 3
+        ("pipelined", [4, 3, 1 + 2, 1 + 2, 1 + 1, 1]),
+        # the first prompt's first draft is right after 1 step: the second is aborted
+        ("early stop", [4, 2 + 2, 1 + 2, 1, 1, 1]),
+        ("one step ahead", [8, 3 + 2, 1 + 1, 1]),
+    ],
+)
+def test_schedules_counted_by_hand(schedule, active):
+    right = np.array([[True, False], [False, False]]) if schedule == "early stop" else None
+    assert active_sequences(DRAFTS, REFINEMENTS, schedule, right=right).tolist() == active
+
+
+def test_grpo_is_the_schedule_without_drafts():
+    none = np.zeros((2, 0), dtype=int)
+    assert {tuple(active_sequences(none, REFINEMENTS, s)) for s in SCHEDULES if s != "early stop"} == {
+        (4, 2, 1, 1)
+    }
+
+
+def test_schedules_against_a_loop():
+    rng = np.random.default_rng(0)
+    drafts, refinements = rng.integers(1, 40, (5, 3)), rng.integers(1, 40, (5, 4))
+    begin = {"two barriers": [drafts.max()] * 5, "pipelined": drafts.max(axis=1), "one step ahead": [0] * 5}
+    for schedule, starts in begin.items():
+        seen = active_sequences(drafts, refinements, schedule)
+        for step, count in enumerate(seen):
+            running = sum(step < length for length in drafts.ravel())
+            for start, row in zip(starts, refinements, strict=True):
+                running += sum(start <= step < start + length for length in row)
+            assert count == running, (schedule, step)
+        assert seen.sum() == drafts.sum() + refinements.sum()  # every token is decoded once
+
+
+def test_schedules_refuse_what_has_no_meaning():
+    with pytest.raises(ValueError, match="right: needed by"):
+        active_sequences(DRAFTS, REFINEMENTS, "early stop")
+    with pytest.raises(ValueError, match="right: needed by"):
+        active_sequences(DRAFTS, REFINEMENTS, "pipelined", right=DRAFTS > 1)
+    with pytest.raises(ValueError, match="drafts: lengths of at least one"):
+        active_sequences(DRAFTS - 1, REFINEMENTS, "pipelined")
+
+
+def test_decode_is_bound_by_memory_and_then_by_arithmetic():
+    shape = ModelShape(parameters=1e9, layers=10, hidden=1000, kv_width=100, vocabulary=10)
+    assert shape.kv_bytes == 4000
+    device = Device(flops=1e14, bandwidth=1e12, memory=8e10, bandwidth_share=0.5, launch_seconds=0.001)
+    # 2 GB of weights + 4 MB of cache at 0.5 TB/s; then 2e9 * 1000 FLOPs at 0.5e14/s
+    few, many = decode_step_seconds(shape, device, np.array([1, 1000]), np.array([1000, 0]))
+    assert few == pytest.approx(0.001 + 0.004008)
+    assert many == pytest.approx(0.001 + 0.04)
+
+
+def test_lengths_have_the_mean_and_the_cap():
+    rng = np.random.default_rng(0)
+    lengths = log_normal_lengths((200, 500), mean=1000, spread=0.5, cap=10**9, rng=rng)
+    assert lengths.mean() == pytest.approx(1000, rel=0.01)
+    assert log_normal_lengths((100,), mean=50, spread=1.0, cap=40, rng=rng).max() == 40
+    with pytest.raises(ValueError, match="mean"):
+        log_normal_lengths((2,), mean=0, spread=1.0, cap=40, rng=rng)
+
+
+def test_memory_counted_by_hand():
+    shape = ModelShape(parameters=1000, layers=3, hidden=5, kv_width=5, vocabulary=7)
+    seen = update_bytes(shape, micro_batch=2, prompt=10, completion=20, shards=2)
+    assert seen == 1000 * (2 + 7) + 2 * 30 * 15 * 2 + 2 * 20 * 7 * 2 * 2
+    with pytest.raises(ValueError, match="shards"):
+        update_bytes(shape, micro_batch=2, prompt=10, completion=20, shards=0)
+
+
+def test_a_draft_in_the_prompt_costs_memory():
+    """3.2 MB a token in the paper's setting, so its 6.3 MB (Table S.3) are two tokens."""
+    setting = {"micro_batch": 16, "completion": 2048, "shards": 8}
+    a, b = update_bytes(SHAPES["qwen2.5-7b"], prompt=np.array([150, 151]), **setting)
+    assert b - a == pytest.approx(3.2e6, rel=0.01)
+
+
+def test_the_papers_job():
+    """Naive scheduling costs more than Table S.3 says, one-step-ahead drafts about as much as GRPO."""
+    grpo = job_cost(Job(num_drafts=0, num_refinements=8))
+    ratio = {s: job_cost(Job(), s).gpu_hours / grpo.gpu_hours for s in SCHEDULES}
+    assert ratio["two barriers"] > ratio["early stop"] > ratio["one step ahead"]
+    assert ratio["two barriers"] == pytest.approx(1.29, abs=0.03)
+    assert ratio["one step ahead"] == pytest.approx(1.02, abs=0.03)
+    assert job_cost(Job(draft=300), "one step ahead").gpu_hours / grpo.gpu_hours < 0.8
+    assert grpo.gpu_hours == pytest.approx(grpo.step_seconds * 59 * 16 / 3600)
+
+
+def test_gpus_that_do_both_are_paid_once():
+    together = job_cost(Job(sampler_gpus=0))
+    assert together.gpu_hours == pytest.approx(together.step_seconds * 59 * 8 / 3600)
+
+
+def test_jobs_that_cannot_be_say_why():
+    with pytest.raises(ValueError, match="prompts: 100 do not divide over 8"):
+        job_cost(Job(prompts=100))
+    with pytest.raises(ValueError, match="num_refinements"):
+        job_cost(Job(num_refinements=0))
+
+
+def test_data_sheets():
+    assert DEVICES["A100-80GB"].flops == 312e12
+    assert SHAPES["qwen2.5-7b"].kv_bytes == 57344  # 2 * 28 layers * 4 heads * 128 * 2 bytes
+
+
+def test_a_calibrated_job_takes_the_hours_it_was_calibrated_on():
+    grpo = calibrated(Job(num_drafts=0, num_refinements=8), 83.3)
+    assert job_cost(grpo).gpu_hours == pytest.approx(83.3, rel=1e-9)
+    assert 0.15 < grpo.device.flops_share < 0.25
+    with pytest.raises(ValueError, match="gpu_hours: 10 leave"):
+        calibrated(grpo, 10)
+
+
+def test_calibrated_on_grpos_hours_the_model_lands_near_igrpos():
+    """Table S.3 has 1.130, and 1.206 by throughput; lengths are assumed, so only the size can be right."""
+    grpo = calibrated(Job(num_drafts=0, num_refinements=8), 83.3)
+    igrpo = dataclasses.replace(grpo, num_drafts=4, num_refinements=4)
+    assert 1.10 < job_cost(igrpo).gpu_hours / 83.3 < 1.25

@@ -1,0 +1,330 @@
+"""The tables against numbers typed from the page; the audit against hand counts and planted faults."""
+
+import shutil
+from decimal import Decimal
+from itertools import product
+
+import pytest
+
+from igrpo_kit.analysis.paper import (
+    BENCHMARKS,
+    PAPER,
+    TABLES,
+    audit,
+    binomial_se,
+    differences,
+    gaps,
+    half_unit,
+    hours,
+    load_settings,
+    load_table,
+    load_text,
+    memory,
+    model_and_method,
+    pass_at_n,
+    reachable,
+    repeated_cells,
+    round_digits,
+    row_means,
+    single_run_values,
+    stated_runs,
+)
+
+# Typed from the page, not from the files: (file, row, column, printed).
+SPOTS = """
+table_1|Nemotron-H-8B-Base-8K|AIME25|6.20
+table_1|Nemotron-H-8B-Base-8K|Avg|29.65
+table_1|Nemotron-H-8B-Base-8K + GRPO|GSM8K|81.93
+table_1|Nemotron-H-8B-Base-8K + Self-Verification|Minerva|31.10
+table_1|Nemotron-H-8B-Base-8K + Critique-GRPO|MATH500|76.05
+table_1|Nemotron-H-8B-Base-8K + iGRPO|AMC|48.75
+table_1|DeepSeek-R1-Distill-Qwen-7B|AIME24|54.40
+table_1|DeepSeek-R1-Distill-Qwen-7B|Avg|61.93
+table_1|DeepSeek-R1-Distill-Qwen-7B + GRPO|Minerva|40.44
+table_1|DeepSeek-R1-Distill-Qwen-7B + Self-Verification|AMC|92.50
+table_1|DeepSeek-R1-Distill-Qwen-7B + Critique-GRPO|AIME25|39.60
+table_1|DeepSeek-R1-Distill-Qwen-7B + iGRPO|AIME24|56.30
+table_1|DeepSeek-R1-Distill-Qwen-7B + iGRPO|Avg|69.87
+table_1|OpenMath-Nemotron-7B|GSM8K|90.52
+table_1|OpenMath-Nemotron-7B + GRPO|AIME24|73.62
+table_1|OpenMath-Nemotron-7B + iGRPO|Minerva|34.94
+table_1|DeepSeek-R1-Distill-Qwen-14B|MATH500|93.10
+table_1|DeepSeek-R1-Distill-Qwen-14B + GRPO|Avg|71.29
+table_1|DeepSeek-R1-Distill-Qwen-14B + iGRPO|AMC|93.45
+table_1|OpenMath-Nemotron-14B|AIME25|61.18
+table_1|OpenMath-Nemotron-14B + GRPO|AIME24|74.79
+table_1|OpenMath-Nemotron-14B + iGRPO|Avg|78.00
+table_2|DAPO|Base Avg|69.74
+table_2|GSPO|+ iGRPO Avg|70.31
+table_2|GSPO|Δ|1.11
+table_3|AIME24|GPT-5 Judge|57.45
+table_3|Minerva|Δ|1.34
+table_3|Average|Rule-based|69.87
+table_s1|OpenMath-Nemotron-14B + iGRPO|AIME25|66.04
+table_s1|OpenMath-Nemotron-14B + iGRPO|Avg|78.24
+table_s3|GRPO|Peak Memory (GB)|54.9286
+table_s3|iGRPO|Peak Memory (GB)|54.9349
+table_s3|iGRPO|Throughput (Samples/sec)|0.34
+table_s3|GRPO|Total GPU Hours|83.3
+table_s4|beta 0.0001|Score (%)|70.23
+table_s4|beta 0.01|Score (%)|69.91
+table_s4|completions 4|Score (%)|67.79
+table_s4|completions 32|Score (%)|70.33
+"""
+
+
+@pytest.mark.parametrize("spot", SPOTS.split("\n")[1:-1])
+def test_the_tables_hold_what_the_page_says(spot):
+    name, row, column, printed = spot.split("|")
+    value = load_table(name)[row][column]
+    assert str(value) == printed  # digits and all: 62.10 is not 62.1
+
+
+def test_the_tables_are_whole():
+    assert {name: (len(load_table(name)), len(next(iter(load_table(name).values())))) for name in TABLES} == {
+        "table_1": (19, 7), "table_2": (2, 3), "table_3": (7, 3),
+        "table_s1": (2, 7), "table_s3": (2, 3), "table_s4": (8, 1),
+    }  # fmt: skip
+
+
+def test_settings_and_text():
+    settings, text = load_settings(), load_text()
+    assert len(settings) == 17
+    assert settings["num_generations"] == "4"
+    assert settings["max_completion_length"] == "4096"
+    assert settings["reward_funcs"] == "accuracy, format"
+    assert text["batch size"] == 1024
+    assert text["global batch size"] == 128
+    assert str(text["iGRPO entropy at 15 %"]) == "0.80"
+    assert str(text["AIME24 of OpenReasoning-Nemotron-7B + iGRPO"]) == "85.62"
+    assert stated_runs(text) == {
+        "AIME25": 64, "AIME24": 64, "MATH500": 8, "AMC": 8, "GSM8K": 8, "Minerva": 8,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (("54.9349", "54,9349"), r"line 3: 4 filled cells are needed"),
+        (("0.34", " "), r"line 3: 4 filled cells are needed"),
+        (("0.34", "O.34"), r"row 'iGRPO', column 'Throughput \(Samples/sec\)': not a number, 'O.34'"),
+        (("0.34", "nan"), r"row 'iGRPO', column .*: not a finite number"),
+        (("\niGRPO", "\nGRPO"), r"line 3: there is a row 'GRPO' already"),
+        (("row,", "method,"), r"the head must be 'row'"),
+        (("Total GPU Hours", "Throughput (Samples/sec)"), r"the head must be 'row' and .* each once"),
+    ],
+)
+def test_a_damaged_table_names_file_and_place(tmp_path, damage, message):
+    content = (PAPER / "table_s3.csv").read_text()
+    assert damage[0] in content
+    (tmp_path / "table_s3.csv").write_text(content.replace(*damage))
+    with pytest.raises(ValueError, match=r"table_s3\.csv.*" + message):
+        load_table("table_s3", tmp_path)
+
+
+def test_a_missing_table_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"table_9\.csv"):
+        load_table("table_9", tmp_path)
+    (tmp_path / "table_9.csv").write_text("")
+    with pytest.raises(ValueError, match=r"table_9\.csv: the head"):
+        load_table("table_9", tmp_path)
+
+
+def test_half_of_the_last_digit():
+    assert [half_unit(Decimal(x)) for x in ("0.41", "83.3", "64", "54.9286")] == [
+        Decimal("0.005"), Decimal("0.05"), Decimal("0.5"), Decimal("0.00005"),
+    ]  # fmt: skip
+
+
+def table(text):
+    head, *lines = [line.split() for line in text.strip().splitlines()]
+    return {row: dict(zip(head, map(Decimal, cells), strict=True)) for row, *cells in lines}
+
+
+def test_row_means_forgive_rounding_and_nothing_else():
+    rows = table("""
+        a b c Avg
+        right 1.00 2.00 2.00 1.67
+        edge  1.00 2.00 3.00 2.01
+        off   1.00 2.00 3.00 2.02
+    """)
+    found = row_means(rows, "T")
+    assert [f.agrees for f in found] == [True, True, False]
+    assert found[2].where == "T, off"
+    assert (found[2].printed, found[2].computed) == ("2.02", "the columns average to 2.000")
+    assert found[2].innocent
+
+
+def test_one_row_of_the_paper_disagrees_with_its_mean():
+    findings = [f for f in audit() if f.check == "row mean"]
+    assert len(findings) == 23
+    (off,) = [f for f in findings if not f.agrees]
+    assert off.where == "Table 1, DeepSeek-R1-Distill-Qwen-7B"
+    assert (off.printed, off.computed) == ("61.93", "the columns average to 67.817")
+
+
+def test_differences():
+    rows = {"a": dict(zip("xyd", map(Decimal, ("69.74", "70.93", "+1.19")), strict=True))}
+    assert differences(rows, "T")[0].agrees
+    rows["a"]["d"] = Decimal("+1.29")
+    assert not differences(rows, "T")[0].agrees
+    assert all(f.agrees for f in audit() if f.check == "difference")
+
+
+def test_repeated_cells():
+    rows = table("a b Avg\nx 1.0 2.0 1.5\ny 1.0 2.0 9.9\nz 1.0 7.0 1.5")
+    (found,) = repeated_cells(rows, "T")
+    assert found.where == "T: x / y"
+    assert found.printed == "a 1.0, b 2.0"
+    assert len(repeated_cells(rows, "T", at_least=1)) == 3
+    assert [f.where for f in audit() if f.check == "repeated cells"] == [
+        "Table 1: OpenMath-Nemotron-7B / OpenMath-Nemotron-14B",
+        "Table 1: OpenMath-Nemotron-7B + iGRPO / OpenMath-Nemotron-14B + GRPO",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("printed", "trials", "can"),
+    [
+        ("93.80", 500, True),  # 469
+        ("92.42", 1319, True),  # 1219
+        ("41.54", 272, True),  # 113
+        ("95.00", 40, True),
+        ("95.00", 83, False),
+        ("54.40", 30 * 64, False),  # 1044 is 54.375, 1045 is 54.427
+        ("54.38", 30 * 64, True),
+        ("0.00", 7, True),
+        ("100.00", 7, True),
+        ("12.5", 8, True),
+        ("12.5", 1000, True),
+        ("0.3", 300, True),  # 1 of 300 is 0.33
+        ("0.13", 800, True),  # 1 of 800 is 0.125, rounded up
+        ("0.12", 800, True),  # ... or to even
+        ("0.14", 800, False),
+    ],
+)
+def test_reachable(printed, trials, can):
+    assert reachable(Decimal(printed), trials) is can
+
+
+def test_reachable_against_trying_every_count():
+    for n, value in product((7, 30, 83), range(0, 10_001, 13)):
+        printed = Decimal(value).scaleb(-2)
+        brute = any(abs(Decimal(100 * k) / n - printed) <= Decimal("0.005") for k in range(n + 1))
+        assert reachable(printed, n) == brute, (n, printed)
+
+
+def test_reachable_refuses_nonsense():
+    for value, trials in (("101", 5), ("-1", 5), ("50", 0)):
+        with pytest.raises(ValueError, match="a percentage and at least one trial"):
+            reachable(Decimal(value), trials)
+
+
+def test_cells_the_stated_runs_cannot_give():
+    findings = [f for f in audit() if f.check == "reachable"]
+    assert len(findings) == 19 * 6
+    assert sum(not f.agrees for f in findings) == 35
+    assert all(f.innocent for f in findings)
+    of = {f.where: f for f in findings}
+    assert not of["Table 1, DeepSeek-R1-Distill-Qwen-7B, AIME24"].agrees
+    assert of["Table 1, DeepSeek-R1-Distill-Qwen-7B + iGRPO, GSM8K"].agrees
+    assert of["Table 1, DeepSeek-R1-Distill-Qwen-7B + iGRPO, GSM8K"].computed.endswith(
+        "is a value of one run"
+    )
+
+
+def rows_of(*methods):
+    return [row for row in load_table("table_1") if model_and_method(row)[1] in methods]
+
+
+def test_round_digits_allow_for_each_columns_grid():
+    table_1, runs = load_table("table_1"), stated_runs(load_text())
+    baselines = round_digits(table_1, rows_of("Self-Verification", "Critique-GRPO"), runs)
+    assert (baselines.hits, baselines.cells) == (23, 24)
+    assert baselines.chance < 1e-9
+    # One run of 40 problems gives multiples of 2.5 only: round digits are then no surprise at all.
+    amc = {"x": {name: Decimal("50.00") for name in BENCHMARKS}}
+    certain = round_digits(amc, ["x"], {**dict.fromkeys(BENCHMARKS, 64), "AMC": 1})
+    assert 1 < certain.expected < 3
+    assert certain.hits == 6
+
+
+def test_single_run_values():
+    table_1, runs = load_table("table_1"), stated_runs(load_text())
+    trained = single_run_values(table_1, rows_of("GRPO", "iGRPO"), runs)
+    assert (trained.hits, trained.cells) == (22, 40)
+    assert trained.expected == pytest.approx(5, abs=0.5)
+    assert trained.chance < 1e-6
+    assert single_run_values(table_1, rows_of("iGRPO")[1:2], runs).hits == 4  # R1-7B: 469, 38, 1219, 113
+
+
+def test_chance_is_exact():
+    """Two cells, each hit with 1/8 on MATH500's grid of 8 runs: 1 - (7/8)^2, but for the window's edges."""
+    runs = dict.fromkeys(BENCHMARKS, 8)
+    cells = {"x": {name: Decimal("50.00") for name in BENCHMARKS}}
+    count = single_run_values(cells, ["x"], runs)
+    assert count.cells == 4
+    assert 0 < count.chance < count.expected
+    assert single_run_values(cells, [], runs).chance == 1
+
+
+def test_standard_errors():
+    assert binomial_se(50, 100) == pytest.approx(5.0)
+    assert binomial_se(Decimal("20"), 30) == pytest.approx(7.303, abs=1e-3)
+    found = {(g.model, g.benchmark): g for g in gaps(load_table("table_1"), stated_runs(load_text()))}
+    assert len(found) == 30
+    aime = found["DeepSeek-R1-Distill-Qwen-14B", "AIME24"]
+    assert aime.points == Decimal("3.80")
+    assert aime.sampling_se == pytest.approx(1.564, abs=1e-3)  # sqrt(.6026 .3974 + .6406 .3594) / sqrt(1920)
+    assert aime.problems_se == pytest.approx(12.51, abs=1e-2)
+
+
+def test_pass_at_n_values_are_single_draws():
+    seen = {f.where.split(", ")[1]: f.computed for f in pass_at_n(load_text())}
+    assert seen == {
+        "AIME25 pass@8": "26 of 30, 95 % interval 70 to 95",
+        "AIME25 pass@32": "27 of 30, 95 % interval 74 to 97",
+        "AIME25 pass@256": "29 of 30, 95 % interval 83 to 99",
+        "AIME24 pass@16": "28 of 30, 95 % interval 79 to 98",
+    }
+
+
+def test_batches_and_hours():
+    by_where = {f.where: f for f in audit() if f.check in ("batch", "steps", "hours")}
+    assert by_where["Section 4.1, 7B"].agrees
+    assert by_where["Section 4.1, 14B"].agrees
+    assert (
+        by_where["Appendix C, global batch"].computed == "1024 completions are 128 prompts of 8, or 256 of 4"
+    )
+    assert by_where["Section 4.1, one epoch"].computed == "58.6 steps at 128 prompts, 29.3 at 256"
+    ratio = by_where["Table S.3, iGRPO over GRPO"]
+    assert ratio.printed == "1.130 in GPU-hours"
+    assert ratio.computed == "1.206 in seconds per sample, 1.174 to 1.239 before rounding"
+    assert not ratio.agrees
+    assert by_where["Table S.3, GRPO"].computed == "7684 samples, 60.0 steps of 128; the epoch has 7500"
+    assert by_where["Table S.3, iGRPO"].computed == "7199 samples, 56.2 steps of 128; the epoch has 7500"
+
+
+def test_hours_that_fit_are_said_to_fit():
+    rows = load_table("table_s3")
+    rows["iGRPO"] = {**rows["iGRPO"], "Throughput (Samples/sec)": Decimal("0.36")}
+    assert hours(rows, load_settings(), load_text())[0].agrees
+
+
+def test_memory_in_tokens():
+    found = memory(load_table("table_s3"), 3.2e6)
+    assert found.printed == "+0.0063 GB for the longer prompts"
+    assert found.computed == "2.0 tokens at 3.2 MB a token"
+
+
+def test_audit_reads_the_folder_it_is_given(tmp_path):
+    shutil.copytree(PAPER, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "table_1.csv"
+    path.write_text(path.read_text().replace("61.93", "67.82"))
+    assert all(f.agrees for f in audit(tmp_path) if f.check == "row mean")
+
+
+def test_wording_is_neutral():
+    words = " ".join(f"{f.computed} {f.innocent}" for f in audit()).lower()
+    assert not [w for w in ("error", "wrong number", "fabricat", "false", "fake", "mistake") if w in words]
+    assert all(f.innocent for f in audit() if not f.agrees)
