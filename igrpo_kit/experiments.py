@@ -389,11 +389,14 @@ def run_experiment(experiment: Experiment, folder: Path, *, jobs: int) -> None:
     """All methods and seeds, `jobs` processes at a time, one torch thread each. Finished runs, packed ones
     too, are kept: where all are there nothing is run.
 
-    Raises ValueError for settings that cannot be, before anything is run; RuntimeError naming the runs that
-    failed and their logs, after all others have finished.
+    Raises ValueError for settings that cannot be, before anything is run; RuntimeError where there is no GPU
+    for an experiment that needs one, or naming the runs that failed and their logs, after all others have
+    finished.
     """
     for method in experiment.methods:
         _config(experiment, method, seed=0)
+    if experiment.device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(f"{experiment.name} needs a CUDA GPU, and torch sees none")
     if experiment.prepare is not None:
         experiment.prepare()
     waiting = []

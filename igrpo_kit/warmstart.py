@@ -27,7 +27,7 @@ from igrpo_kit.samplers.hf import encode_prompts
 from igrpo_kit.scoring import completion_log_probs
 
 PLAIN_FORMAT = PromptFormat(system=None, refinement=PAPER_FORMAT.refinement)
-"""The question alone, and the paper's order with a draft; a model of 0.1 B is only confused by more."""
+"""The question alone, and the draft where the paper has it; a model this small gets no long instructions."""
 
 BATCH, LEARNING_RATE, WARMUP = 16, 3e-4, 5
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from igrpo_kit.cli import main
 from igrpo_kit.runlog import read_rows
 from igrpo_kit.scale import batch
 from tests.test_notebooks import ENVIRONMENT, run_notebook
@@ -268,6 +269,27 @@ def test_papermill_is_given_checked_flags(tmp_path: Path, capsys: pytest.Capture
         batch.run_notebook(path, tmp_path / "out.ipynb", ["--stepz", "4"])
     assert ended.value.code == 2 and "unrecognized arguments: --stepz 4" in capsys.readouterr().err
     assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_the_commands_export_run_and_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = notebook(tmp_path, "print(steps * 2, two_stage)")
+    assert main(["export", str(path), "--out", str(tmp_path / "jobs")]) == 0
+    assert capsys.readouterr().out.split() == [
+        str(tmp_path / "jobs" / "job.py"), str(tmp_path / "jobs" / "job.one_node.slurm"),
+    ]  # fmt: skip
+    out = tmp_path / "ran" / "job.ipynb"
+    assert main(["run", "--out", str(out), str(path), "--steps", "4", "--no-two-stage"]) == 0
+    assert nbformat.read(out, as_version=4).cells[-1].outputs[0].text == "8 False\n"
+    assert capsys.readouterr().out == f"{out}\n"
+    assert main(["recipe", "dapo"]) == 0
+    assert json.loads(capsys.readouterr().out)["trainer"]["loss_type"] == "dapo"
+    assert main(["recipe", "dapo", "--sources"]) == 0
+    assert re.search(r"trainer\.epsilon_high +0\.28 +arXiv 2503\.14476", capsys.readouterr().out)
+    assert main(["recipe"]) == 0
+    assert "r1-7b-grpo" in capsys.readouterr().out
+    assert main(["recipe", "r2"]) == 1
+    assert "no recipe 'r2'; there is r1-7b" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "none.ipynb")]) == 1
 
 
 # ---------------------------------------------------------------- the job

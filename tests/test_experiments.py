@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from igrpo_kit import experiments
 from igrpo_kit.analysis import compare
@@ -149,6 +150,14 @@ def test_where_the_policy_cannot_be_prepared_nothing_is_run(tmp_path):
     with pytest.raises(RuntimeError, match="could not be fetched"):
         experiments.run_experiment(replace(EXPERIMENTS["demo"], prepare=no_index), tmp_path / "runs", jobs=1)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_gpu_preset_says_so_before_anything_is_fetched(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", "--preset", "smollm2-gpu"]) == 1
+    assert capsys.readouterr().err == "igrpo compare: smollm2-gpu needs a CUDA GPU, and torch sees none\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_evaluation_that_was_interrupted_is_made_up_for(small, tmp_path, monkeypatch):

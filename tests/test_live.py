@@ -1,7 +1,9 @@
 """The live dashboard without a browser: what is drawn, how often, how it stops and how it fails."""
 
 import importlib
+import json
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -12,7 +14,7 @@ import pytest
 
 from igrpo_kit.analysis.compare import Record
 from igrpo_kit.viz import live
-from igrpo_kit.viz.live import LiveDashboard, thin
+from igrpo_kit.viz.live import LiveDashboard, follow_rows, thin
 from igrpo_kit.viz.runs import metric_curve
 
 
@@ -257,3 +259,73 @@ def test_a_missing_extra_is_one_clear_line(missing, monkeypatch):
     with pytest.raises(ModuleNotFoundError) as error:
         importlib.import_module(live.__name__)
     assert str(error.value) == f"the live dashboard needs {missing}: pip install 'igrpo-kit[notebooks]'"
+
+
+def test_a_stopped_run_goes_on_where_it_was():
+    stopped = threading.Event()
+
+    def first_rows():
+        yield grpo_row(1)
+        stopped.wait(60)
+        yield grpo_row(2)
+        raise AssertionError("the run was stopped before this")
+
+    dashboard = LiveDashboard(5)
+    dashboard.start("run", first_rows(), again=lambda: [grpo_row(i) for i in (3, 4, 5)])
+    assert dashboard.resume_button.disabled
+    dashboard.stop_button.click()
+    stopped.set()
+    assert [row["step"] for row in dashboard.wait()][:2] in ([1], [1, 2])  # after the step it was at
+    assert not dashboard.resume_button.disabled and "stopped" in dashboard.status.value
+    dashboard.resume_button.click()
+    assert [row["step"] for row in dashboard.wait()][-3:] == [3, 4, 5]
+    assert lines(dashboard)[0][0][-3:] == [3, 4, 5] and len(dashboard.figure().data) == 3
+    assert dashboard.resume_button.disabled and "finished" in dashboard.status.value
+
+
+def test_nothing_to_resume():
+    dashboard = LiveDashboard(1)
+    dashboard.start("run", [grpo_row(1)])
+    dashboard.wait()
+    with pytest.raises(RuntimeError, match="nothing to resume"):
+        dashboard.resume()
+
+
+WRITER = """
+import json, sys, time
+path, steps = sys.argv[1], int(sys.argv[2])
+with open(path, "a") as file:
+    for step in range(1, steps + 1):
+        line = json.dumps({"step": step, "reward": step / 8, "entropy": 0.5, "dead_groups": 0.0}) + "\\n"
+        file.write(line[:9]); file.flush(); time.sleep(0.02)  # half a line, then the rest
+        file.write(line[9:]); file.flush()
+"""
+
+
+def test_a_run_of_another_process_is_followed(tmp_path):
+    dashboard = LiveDashboard(8)
+    dashboard.attach("job", tmp_path)  # before there is a file
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "metrics.jsonl"), "8"]):
+        rows = dashboard.wait()
+    assert [row["step"] for row in rows] == list(range(1, 9)) and "finished" in dashboard.status.value
+
+
+def test_a_followed_run_may_be_cut_back_and_go_on(tmp_path):
+    path, stop = tmp_path / "metrics.jsonl", threading.Event()
+    path.write_text("".join(json.dumps({"step": i}) + "\n" for i in range(1, 5)))
+    rows = follow_rows(path, 6, stop.is_set, poll=0.01)
+    assert [next(rows)["step"] for _ in range(4)] == [1, 2, 3, 4]
+    path.write_text("".join(json.dumps({"step": i}) + "\n" for i in range(1, 3)))  # back to its checkpoint
+    threading.Timer(
+        0.1, lambda: path.write_text("".join(json.dumps({"step": i}) + "\n" for i in range(1, 7)))
+    ).start()
+    assert [row["step"] for row in rows] == [5, 6]
+
+
+def test_following_ends_when_asked_and_names_a_foreign_line(tmp_path):
+    path, stop = tmp_path / "metrics.jsonl", threading.Event()
+    threading.Timer(0.05, stop.set).start()
+    assert list(follow_rows(path, 5, stop.is_set, poll=0.01)) == []
+    path.write_text('{"loss": 1}\n')
+    with pytest.raises(ValueError, match=r"metrics.jsonl: not a metric row: b'\{\"loss\": 1\}'"):
+        list(follow_rows(path, 5, lambda: False))

@@ -85,6 +85,20 @@ def test_runs_top_to_bottom(path):
     assert "All checks passed" in printed
 
 
+@pytest.mark.parametrize("name", ["03_grpo_by_hand", "08_entropy_and_pass_at_n"])
+def test_run_all_goes_through_a_student_copy_with_nothing_written(name):
+    """Lesson 08 reads records as well: a copy finds them from its own folder."""
+    executed = run_notebook(ROOT / "notebooks" / "exercises" / f"{name}.ipynb", FAST.get(name, {}))
+    said = "".join(
+        output.data.get("text/plain", "")
+        for cell in code_cells(executed)
+        for output in cell.outputs
+        if "exercise" in cell.metadata.get("tags", []) and output.output_type == "execute_result"
+    )
+    assert said.count("not written yet") >= 4 and "passed" not in said and "✗" not in said
+    assert "All checks passed" in code_cells(executed)[-1].outputs[-1].text
+
+
 def test_a_failing_cell_is_named(tmp_path):
     cells = [nbformat.v4.new_markdown_cell("# text"), nbformat.v4.new_code_cell("x = 1\nassert x == 2, 'no'")]
     path = tmp_path / "broken.ipynb"

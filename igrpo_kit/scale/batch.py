@@ -274,6 +274,8 @@ def run_notebook(notebook: Path, output: Path, flags: Sequence[str]) -> None:
         str(output),
         given,
         kernel_name="python3",
+        language="python",
         cwd=str(notebook.parent),
         store_widget_state=False,
+        progress_bar=False,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import plotly.graph_objects as go
 
+from igrpo_kit.ablations import ABLATIONS
 from igrpo_kit.analysis.compare import Record, load_experiment, summarise
 from igrpo_kit.analysis.cost import SCHEDULES, Job, calibrated, job_cost
 from igrpo_kit.analysis.paper import load_table, row_means
@@ -39,11 +40,12 @@ from igrpo_kit.viz.style import in_dark
 
 RECORDS = Path(__file__).parent.parent.parent / "data" / "runs"
 """The committed run records."""
+_RECORDED = {**EXPERIMENTS, **ABLATIONS}
 
 
 @cache
 def _records(preset: str) -> tuple[list[Record], Row]:
-    return load_experiment(RECORDS / preset, record_folders(EXPERIMENTS[preset]))
+    return load_experiment(RECORDS / preset, record_folders(_RECORDED[preset]))
 
 
 def best_of_n() -> go.Figure:
@@ -129,9 +131,9 @@ def differences(presets: Sequence[str], *, title: str) -> go.Figure:
     """Recorded experiments: each method's held-out score minus that of what it is compared with."""
     groups = {}
     for preset in presets:
-        experiment, (records, base) = EXPERIMENTS[preset], _records(preset)
+        experiment, (records, base) = _RECORDED[preset], _records(preset)
         summaries = summarise(records, base, baseline=experiment.baseline, against=experiment.against)
-        groups[preset.removesuffix("-cpu")] = {
+        groups[preset.removesuffix("-cpu").removeprefix("ablation-")] = {
             s.method: s.differences[experiment.score] for s in summaries if s.differences
         }
     return plot_forest(
@@ -199,6 +201,11 @@ FIGURES: dict[str, Callable[[], go.Figure]] = {
     "smollm2-cpu": partial(comparison, "smollm2-cpu"),
     "differences": partial(
         differences, ("countdown-cpu", "addition-cpu", "graded-cpu"), title="Single-shot score minus GRPO-8's"
+    ),
+    "ablations": partial(
+        differences,
+        ("ablation-objective", "ablation-beta", "ablation-completions"),
+        title="Ablations of the paper, at tiny scale",
     ),
     "cost": cost_of_a_step,
     "paper_table": paper_table,

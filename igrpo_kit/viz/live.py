@@ -1,14 +1,16 @@
-"""A training run as it happens: one figure fed from a thread, a Stop button, and the numbers in words.
+"""A training run as it happens: one figure fed from a thread, Stop and Resume, and the numbers in words.
 
 The run has a daemon thread of its own, so that other cells and the button work meanwhile. An update sends
 whole lines to the browser again; hence at most `HZ` updates a second and `POINTS` points a line.
 """
 
+import json
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +26,7 @@ except ModuleNotFoundError as error:
     ) from None
 from plotly.subplots import make_subplots
 
-from igrpo_kit.runlog import Row
+from igrpo_kit.runlog import Row, RunLog
 from igrpo_kit.viz.plots import COLORS, TEMPLATE
 from igrpo_kit.viz.runs import SMOOTH
 
@@ -60,6 +62,40 @@ def thin(values: Sequence[float], most: int) -> Float[np.ndarray, " n"]:
     """At most `most` of the values, evenly spaced, the first and the last among them."""
     keep = np.linspace(0, len(values) - 1, min(len(values), most)).round().astype(int)
     return np.asarray(values, dtype=float)[keep]
+
+
+def follow_rows(
+    path: Path, last_step: int, stopped: Callable[[], bool], *, after: int = 0, poll: float = 0.2
+) -> Iterator[Row]:
+    """The metric rows another process writes to a file, steps `after` + 1 to `last_step`, until `stopped()`.
+
+    The file need not be there yet, its last line need not be whole, and a run that goes on from a checkpoint
+    may cut it back; each step is given once. Raises ValueError naming the line that is no row.
+    """
+    given, offset, rest = after, 0, b""
+    while not stopped():
+        size = path.stat().st_size if path.exists() else 0
+        if size < offset:  # cut back to its checkpoint: read it again
+            offset, rest = 0, b""
+        if size == offset:
+            time.sleep(poll)
+            continue
+        with open(path, "rb") as file:
+            file.seek(offset)
+            new = file.read()
+        offset += len(new)
+        *lines, rest = (rest + new).split(b"\n")
+        for line in lines:
+            try:
+                row = json.loads(line)
+                step = row["step"]
+            except (ValueError, TypeError, KeyError):
+                raise ValueError(f"{path}: not a metric row: {line[:80]!r}") from None
+            if step > given:
+                given = step
+                yield row
+            if step >= last_step:
+                return
 
 
 class _Curve:
@@ -112,23 +148,56 @@ class LiveDashboard(widgets.VBox):
         self.status = widgets.Label("nothing started yet")
         self.stop_button = widgets.Button(description="Stop", icon="stop", disabled=True)
         self.stop_button.on_click(lambda _button: self.stop())
-        super().__init__([widgets.HBox([self.stop_button, self.status]), self.chart])
+        self.resume_button = widgets.Button(description="Resume", icon="play", disabled=True)
+        self.resume_button.on_click(lambda _button: self.resume())
+        self._curves: list[_Curve] = []
+        self._again: Callable[[], Iterable[Row]] | None = None
+        buttons = [self.stop_button, self.resume_button, self.status]
+        super().__init__([widgets.HBox(buttons), self.chart])
 
-    def start(self, name: str, rows: Iterable[Row]) -> None:
+    def start(
+        self, name: str, rows: Iterable[Row], *, again: Callable[[], Iterable[Row]] | None = None
+    ) -> None:
         """Draw the rows of a run as they come, say of `training.train(..., progress=False)`.
 
-        They are computed in a thread: nothing else may use the policy until `wait` has returned.
-        Raises RuntimeError while another run is going on, ValueError for a name that is taken.
+        They are computed in a thread: nothing else may use the policy until `wait` returns. `again` gives
+        the rows that are left after a stop, say `lambda: train(..., folder=..., resume=True)`; with it Resume
+        works. Raises RuntimeError while another run is going on, ValueError for a name that is taken.
         """
-        if not self._over.is_set():
-            raise RuntimeError(f"{list(self.rows)[-1]!r} is still running: wait() for it, or stop() it")
+        self._check_idle()
         if name in self.rows:
             raise ValueError(f"name: there is a run {name!r} already")
-        self.rows[name] = []
+        self.rows[name], self._curves, self._again = [], [], again
+        self._launch(name, rows)
+
+    def attach(self, name: str, folder: Path) -> None:
+        """Draw a run that another process, a batch job say, is writing to `folder`; Stop only stops looking.
+
+        Raises as `start` does.
+        """
+
+        def rows() -> Iterator[Row]:
+            after = len(self.rows.get(name, []))
+            return follow_rows(folder / RunLog.METRICS, self._steps, self._stop.is_set, after=after)
+
+        self.start(name, rows(), again=rows)
+
+    def resume(self) -> None:
+        """Go on with the run that was stopped. Raises RuntimeError where there is none, or no way to."""
+        self._check_idle()
+        if self._again is None:
+            raise RuntimeError("nothing to resume: start a run with `again`")
+        self._launch(list(self.rows)[-1], self._again())
+
+    def _check_idle(self) -> None:
+        if not self._over.is_set():
+            raise RuntimeError(f"{list(self.rows)[-1]!r} is still running: wait() for it, or stop() it")
+
+    def _launch(self, name: str, rows: Iterable[Row]) -> None:
         self._error = None
         self._stop.clear()
         self._over.clear()
-        self.stop_button.disabled = False
+        self.stop_button.disabled, self.resume_button.disabled = False, True
         threading.Thread(target=self._follow, args=(name, rows), daemon=True).start()
 
     def stop(self) -> None:
@@ -159,28 +228,27 @@ class LiveDashboard(widgets.VBox):
 
     def _follow(self, name: str, rows: Iterable[Row]) -> None:
         """The thread: take row after row, draw now and then and at the end."""
-        curves: list[_Curve] = []
-        started, drawn = self._clock(), -math.inf
-        outcome = "finished"
+        started, drawn, before = self._clock(), -math.inf, len(self.rows[name])
         try:
             for row in rows:
-                curves = curves or self._add_curves(name, row)
-                for curve in curves:
+                self._curves = self._curves or self._add_curves(name, row)
+                for curve in self._curves:
                     curve.append(row)
                 self.rows[name].append(row)
                 if (now := self._clock()) - drawn >= 1 / HZ:
                     drawn = now
-                    self._draw(name, curves, started, "")
+                    self._draw(name, started, before, "")
                 if self._stop.is_set():
-                    outcome = "stopped"
                     break
             if close := getattr(rows, "close", None):  # a generator's clean-up: `train` saves a checkpoint
                 close()
+            outcome = "stopped" if self._stop.is_set() else "finished"
         except BaseException as error:  # nobody above would see it; wait() raises it
             self._error, outcome = error, f"{type(error).__name__}: {error}"
         try:
             self.stop_button.disabled = True
-            self._draw(name, curves, started, outcome)
+            self.resume_button.disabled = outcome == "finished" or self._again is None
+            self._draw(name, started, before, outcome)
         finally:
             self._over.set()
 
@@ -206,12 +274,14 @@ class LiveDashboard(widgets.VBox):
             _Curve(line, trace) for line, trace in zip(lines, self.chart.data[-len(lines) :], strict=True)
         ]
 
-    def _draw(self, name: str, curves: Sequence[_Curve], started: float, outcome: str) -> None:
-        rows = self.rows[name]
+    def _draw(self, name: str, started: float, before: int, outcome: str) -> None:
+        rows, curves = self.rows[name], self._curves
         parts = [name]
         if rows:
             done, elapsed = rows[-1]["step"], self._clock() - started
-            pace = elapsed / len(rows)
+            # A run followed from elsewhere did steps before anybody looked: its rows know their pace.
+            known = [row["seconds/step"] for row in rows[-SMOOTH:] if "seconds/step" in row]
+            pace = sum(known) / len(known) if known else elapsed / max(len(rows) - before, 1)
             time_left = f"{elapsed:.0f} s" if outcome else f"{pace * (self._steps - done):.0f} s left"
             parts += [f"step {done} of {self._steps}"]
             parts += [f"{c.line.label} {c.points[-1]:.3f}" for c in curves if c.line.panel == 0]

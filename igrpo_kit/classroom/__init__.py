@@ -1,0 +1,1 @@
+"""For courses: exercises that name the mistake, student copies of the lessons, and grading."""

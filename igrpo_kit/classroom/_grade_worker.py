@@ -1,0 +1,98 @@
+"""The child's side of grading a notebook: it runs the learner's cells, then calls the learner's functions.
+
+Nothing here decides whether an answer is right: arguments come in as JSON and results go out as JSON, to a
+parent that the learner's code cannot reach. A cell that fails or never ends does not keep the next from
+running.
+
+Messages are one JSON text each. To the child: [name, null] for a value, [name, [arguments]] for a call. From
+it: ["ready", [failed cells]], then for each request ["value", x], ["missing", ""], ["unwritten", why] or
+["mistake", why].
+"""
+
+import contextlib
+import json
+import os
+import resource
+import signal
+from multiprocessing.connection import Connection
+from typing import Any
+
+import nbformat
+from IPython.core.interactiveshell import InteractiveShell
+
+from igrpo_kit.classroom.answers import Mistake, NotWritten, call
+from igrpo_kit.classroom.transport import decode, encode
+
+
+class _TooLong(BaseException):
+    pass
+
+
+def _alarm(signum: int, frame: Any) -> None:
+    raise _TooLong
+
+
+@contextlib.contextmanager
+def _limit(seconds: float) -> Any:
+    signal.signal(signal.SIGALRM, _alarm)
+    # Repeated: a bare `except:` inside a loop can swallow one.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _run_cells(path: str, seconds: float) -> tuple[dict[str, Any], list[str]]:
+    """The names a notebook defines, and what its failed cells said."""
+    shell = InteractiveShell.instance()
+    failed = []
+    notebook = nbformat.read(path, as_version=4)
+    for i, cell in enumerate(c for c in notebook.cells if c.cell_type == "code"):
+        try:
+            with _limit(seconds):
+                result = shell.run_cell(cell.source, silent=True)
+            error = result.error_before_exec or result.error_in_exec
+        except _TooLong as late:
+            error = late
+        if error is not None:
+            what = (
+                f"no end after {seconds:g} s"
+                if isinstance(error, _TooLong)
+                else f"{type(error).__name__}: {error}"
+            )
+            failed.append(f"code cell {i + 1}: {what}")
+    return shell.user_ns, failed
+
+
+def _reply(names: dict[str, Any], name: str, arguments: Any, seconds: float) -> list[Any]:
+    if name not in names:
+        return ["missing", ""]
+    try:
+        with _limit(seconds):
+            return [
+                "value",
+                encode(names[name] if arguments is None else call(names[name], decode(arguments))),
+            ]
+    except _TooLong:
+        return ["mistake", f"no answer after {seconds:g} s: is there a loop that never ends?"]
+    except NotWritten as error:
+        return ["unwritten", str(error)]
+    except Mistake as error:
+        return ["mistake", str(error)]
+
+
+def serve(connection: Connection, path: str, folder: str, seconds: float, megabytes: int) -> None:
+    """Run the notebook in `folder`, then answer requests until the parent hangs up."""
+    os.setsid()  # so that whatever the notebook starts can be ended with it
+    os.chdir(folder)
+    resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):  # what the learner's code prints, and asks, goes nowhere
+        os.dup2(nowhere, stream)
+    names, failed = _run_cells(path, seconds)
+    connection.send_bytes(json.dumps(["ready", failed]).encode())
+    with contextlib.suppress(EOFError):
+        while True:
+            name, arguments = json.loads(connection.recv_bytes())
+            connection.send_bytes(json.dumps(_reply(names, name, arguments, seconds)).encode())

@@ -1,0 +1,169 @@
+"""Comparing a learner's answer with what is right, and saying in one line how they differ.
+
+Values are plain Python, NumPy arrays and torch tensors; the words are for learners.
+"""
+
+import copy
+import ctypes
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+_SHOWN = 120  # characters of a value that a hint shows
+
+
+class Mistake(Exception):  # noqa: N818  the learner's, not the program's
+    """Why an answer does not pass, in words for the learner."""
+
+
+class NotWritten(Mistake):
+    """There is no answer yet: nothing is wrong, nothing is right."""
+
+
+class _Interrupted(BaseException):
+    """Raised inside an answer that runs too long; no `except Exception` of its own catches it."""
+
+
+def within(seconds: float, work: Callable[[], Any]) -> Any:
+    """The result of `work()`, or Mistake once `seconds` have passed: an endless loop ends.
+
+    It runs in a thread that is interrupted at its deadline, between two steps of Python. One call into
+    compiled code is left behind if it lets other threads run, as torch does; if it does not, as
+    `sum(range(10**12))`, nothing but restarting the kernel ends it.
+    """
+    outcome: dict[str, Any] = {}
+
+    def run() -> None:
+        try:
+            outcome["value"] = work()
+        except BaseException as error:  # also SystemExit: an answer must not end the lesson
+            outcome["error"] = error
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    for _ in range(20):
+        if not thread.is_alive():
+            break
+        # A bare `except:` inside a loop can swallow one interrupt, hence the repetition.
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_Interrupted)
+        )
+        thread.join(0.05)
+        outcome.setdefault("late", True)
+    if "late" in outcome or thread.is_alive():
+        raise Mistake(f"no answer after {seconds:g} s: is there a loop that never ends?")
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome["value"]
+
+
+def call(function: Any, arguments: Sequence[Any]) -> Any:
+    """`function(*arguments)` on copies of the arguments; whatever goes wrong in it is a Mistake.
+
+    Raises NotWritten for a stub: one that raises NotImplementedError or returns None.
+    """
+    if not callable(function):
+        raise Mistake(
+            f"a function is wanted, this is {kind(function)}: give the function itself, not its result"
+        )
+    given = copy.deepcopy(list(arguments))
+    try:
+        value = function(*given)
+    except NotImplementedError:
+        raise NotWritten("not written yet") from None
+    except (Exception, SystemExit) as error:
+        raise Mistake(f"{type(error).__name__} for {listed(arguments)}: {error}") from error
+    if value is None:
+        raise NotWritten("it returns None: not written yet, or is the return missing?")
+    if difference(given, list(arguments)):
+        raise Mistake(
+            f"it changes its own arguments: {listed(arguments)} became {listed(given)}. Work on a copy"
+        )
+    return value
+
+
+def kind(value: Any) -> str:
+    """What a value is: "a tensor", "a number", "a list" ..."""
+    if isinstance(value, torch.Tensor):
+        return "a tensor"
+    if isinstance(value, np.ndarray):
+        return "an array"
+    if isinstance(value, bool | np.bool_):
+        return "True or False"
+    if isinstance(value, int | float | np.number):
+        return "a number"
+    names = {str: "a string", list: "a list", tuple: "a tuple", dict: "a dict", type(None): "None"}
+    return names.get(type(value), f"of type {type(value).__name__}")
+
+
+def shown(value: Any) -> str:
+    """A value in one short line."""
+    if isinstance(value, torch.Tensor | np.ndarray):
+        text = str(_rounded(value.tolist()))
+    else:
+        text = repr(_rounded(value))
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def listed(arguments: Sequence[Any]) -> str:
+    """Arguments as they stand between the brackets of a call."""
+    return f"({', '.join(shown(a) for a in arguments)})"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float | np.floating):
+        return float(f"{value:.4g}")
+    if isinstance(value, list | tuple):
+        return type(value)(_rounded(v) for v in value)
+    return value
+
+
+def difference(got: Any, expected: Any, tolerance: float = 1e-6) -> str:
+    """How `got` differs from `expected`, in words; "" where it does not.
+
+    Numbers agree within `tolerance`, relative to the larger of 1 and the expected one; NaN only with NaN.
+    A tensor or array of one number and the number are the same, lists and tensors are not.
+    """
+    if isinstance(expected, torch.Tensor | np.ndarray) or _is_number(expected):
+        return _numeric_difference(got, expected, tolerance)
+    if isinstance(expected, list | tuple) and isinstance(got, list | tuple):
+        if len(got) != len(expected):
+            return f"has {len(got)} entries, expected {len(expected)}"
+        for i, (mine, right) in enumerate(zip(got, expected, strict=True)):
+            if found := difference(mine, right, tolerance):
+                return f"at [{i}]: {found}"
+        return ""
+    if isinstance(expected, dict) and isinstance(got, dict):
+        if got.keys() != expected.keys():
+            return f"has the keys {sorted(map(str, got))}, expected {sorted(map(str, expected))}"
+        return next(
+            (f"at [{k!r}]: {d}" for k in expected if (d := difference(got[k], expected[k], tolerance))), ""
+        )
+    if type(got) is not type(expected):
+        return f"is {kind(got)}, expected {kind(expected)}"
+    return "" if got == expected else f"is {shown(got)}, expected {shown(expected)}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, bool | int | float | np.bool_ | np.number)
+
+
+def _numeric_difference(got: Any, expected: Any, tolerance: float) -> str:
+    scalar = _is_number(expected) or expected.ndim == 0
+    if not (isinstance(got, torch.Tensor | np.ndarray) or (scalar and _is_number(got))):
+        return f"is {kind(got)}, expected {kind(expected)}"
+    mine, right = (np.asarray(v.detach() if isinstance(v, torch.Tensor) else v) for v in (got, expected))
+    if mine.shape != right.shape:
+        return f"has the shape {list(mine.shape)}, expected {list(right.shape)}"
+    if (mine.dtype == bool) != (right.dtype == bool):
+        return f"holds {mine.dtype}, expected {right.dtype}"
+    mine, right = mine.astype(float), right.astype(float)
+    with np.errstate(invalid="ignore"):
+        agree = np.abs(mine - right) <= tolerance * np.maximum(1.0, np.abs(right))
+    agree |= (mine == right) | (np.isnan(mine) & np.isnan(right))
+    return "" if agree.all() else f"is {shown(got)}, expected {shown(expected)}"

@@ -1,0 +1,132 @@
+"""What an exercise is, and how an answer to it is judged.
+
+An answer is called on hand-typed and on random arguments. A wrong one is compared with the wrong versions
+that an exercise lists: where it agrees with one of them on every case, the learner reads that one's hint.
+"""
+
+import html
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from igrpo_kit.classroom.answers import Mistake, NotWritten, difference, kind, listed, shown
+
+Arguments = tuple[Any, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionCheck:
+    """The answer is a function that must do what `reference` does."""
+
+    reference: Callable[..., Any]
+    typed: Sequence[tuple[Arguments, Any]]
+    """arguments and what is right for them, typed by hand"""
+    random: Callable[[np.random.Generator], Sequence[Arguments]] = lambda rng: []
+    """more arguments; the reference says what is right"""
+    mistakes: Sequence[Callable[..., Any]]
+    """wrong versions, as learners write them; the docstring of each is its hint"""
+    tolerance: float = 1e-6
+
+    def __call__(self, answer: Callable[..., Any], rng: np.random.Generator) -> None:
+        """Raise Mistake unless the answer is right on every case."""
+        cases = [(arguments, expected) for arguments, expected in self.typed]
+        cases += [(arguments, self.reference(*arguments)) for arguments in self.random(rng)]
+        given = [answer(*arguments) for arguments, _ in cases]
+        wrong = [i for i, (_, right) in enumerate(cases) if difference(given[i], right, self.tolerance)]
+        if not wrong:
+            return
+        for version in self.mistakes:
+            if all(
+                not difference(mine, _outcome(version, arguments), self.tolerance)
+                for mine, (arguments, _) in zip(given, cases, strict=True)
+            ):
+                raise Mistake(inspect.cleandoc(version.__doc__ or ""))
+        arguments, right = cases[wrong[0]]
+        raise Mistake(f"for {listed(arguments)} it {difference(given[wrong[0]], right, self.tolerance)}")
+
+
+def _outcome(version: Callable[..., Any], arguments: Arguments) -> Any:
+    try:
+        return version(*arguments)
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        return None  # a wrong version may not work on every case; no answer agrees with that
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueCheck:
+    """The answer is a number or a word."""
+
+    right: Any
+    mistakes: Mapping[Any, str]
+    """wrong value -> its hint"""
+    otherwise: str
+    """the hint for every other value"""
+    tolerance: float = 1e-6
+
+    def __call__(self, answer: Any, rng: np.random.Generator) -> None:
+        """Raise Mistake unless the answer is right."""
+        if isinstance(answer, str) and isinstance(self.right, str):
+            answer = answer.strip().lower()
+        if not difference(answer, self.right, self.tolerance):
+            return
+        if kind(answer) != kind(self.right):
+            raise Mistake(f"{kind(self.right)} is wanted, this is {kind(answer)}: {shown(answer)}")
+        for value, hint in self.mistakes.items():
+            if not difference(answer, value, self.tolerance):
+                raise Mistake(hint)
+        raise Mistake(self.otherwise)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exercise:
+    """One exercise of a lesson. Its answer is called `my_` + name in the notebook."""
+
+    name: str
+    lesson: str
+    """two digits, "03" """
+    kind: Literal["code", "prediction", "bug"]
+    difficulty: Literal[1, 2, 3]
+    minutes: int
+    verify: FunctionCheck | ValueCheck
+
+    @property
+    def points(self) -> int:
+        """What a right answer earns: its difficulty."""
+        return self.difficulty
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a check says; a notebook shows it below the cell."""
+
+    name: str
+    status: Literal["passed", "not yet right", "not written yet"]
+    hint: str
+
+    def __bool__(self) -> bool:
+        return self.status == "passed"
+
+    def __repr__(self) -> str:
+        mark = {"passed": "✓", "not yet right": "✗", "not written yet": "…"}[self.status]
+        return f"{mark} {self.name}: {self.status}" + (f". {self.hint}" if self.hint else "")
+
+    def _repr_html_(self) -> str:
+        color = {"passed": "#009E73", "not yet right": "#D55E00", "not written yet": "#777777"}[self.status]
+        style = f"border-left: 4px solid {color}; padding: 0.3em 0.8em"
+        return f'<div role="status" style="{style}">{html.escape(repr(self))}</div>'
+
+
+def judge(exercise: Exercise, answer: Any, rng: np.random.Generator) -> Result:
+    """The verdict on an answer; `answer` raises Mistake itself where calling it went wrong."""
+    try:
+        if answer is None or answer is ...:
+            raise NotWritten("")
+        exercise.verify(answer, rng)
+    except NotWritten as error:
+        return Result(exercise.name, "not written yet", "" if str(error) == "not written yet" else str(error))
+    except Mistake as error:
+        return Result(exercise.name, "not yet right", str(error))
+    return Result(exercise.name, "passed", "")

@@ -1,0 +1,231 @@
+"""Grading a class: `igrpo grade submissions/ --out grades.csv`.
+
+**This runs the learners' code.** Each notebook has a process of its own, with limits of time and memory and
+without this process's standard streams, but it can still read and write the files of whoever runs it, start
+processes and use the network: grade strangers' notebooks in a container or as a user with nothing to lose.
+What each limit does is tabulated in `notebooks/teaching_guide.md`.
+
+The checks run here, in the teacher's process, and send arguments to the learner's functions; a notebook that
+replaces `check`, or edits the library in its own process, changes nothing about its grade.
+"""
+
+import contextlib
+import csv
+import json
+import multiprocessing
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+from tqdm.auto import tqdm
+
+from igrpo_kit.classroom._grade_worker import serve
+from igrpo_kit.classroom.answers import Mistake, NotWritten
+from igrpo_kit.classroom.exercise import Exercise, FunctionCheck, judge
+from igrpo_kit.classroom.exercises import EXERCISES
+from igrpo_kit.classroom.transport import decode, encode
+
+# A server that has loaded torch once and forks a child for each notebook: a second instead of five.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["igrpo_kit.classroom._grade_worker"])
+_MOST_BYTES = 1 << 28
+
+COLUMNS = ("student", "notebook", "exercise", "points", "of", "status", "hint")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a submission may use."""
+
+    cell_seconds: float = 60.0
+    """per cell, and per call of an answer"""
+    notebook_seconds: float = 600.0
+    megabytes: int = 8192
+    """of address space; importing torch takes about half of it"""
+
+
+@dataclass(frozen=True)
+class Grade:
+    """What one exercise of one submission earned."""
+
+    student: str
+    notebook: str
+    exercise: str
+    points: int
+    of: int
+    status: str
+    hint: str
+
+
+class GradingError(Exception):
+    """A submission that could not be run at all."""
+
+
+class _Submission:
+    """A learner's notebook, executed in a process of its own, that answers calls."""
+
+    def __init__(self, path: Path, limits: Limits, folder: str) -> None:
+        self.limits, self.deadline = limits, time.monotonic() + limits.notebook_seconds
+        self.connection, theirs = _PROCESSES.Pipe()
+        arguments = (theirs, str(path.resolve()), folder, limits.cell_seconds, limits.megabytes)
+        self.process = _PROCESSES.Process(target=serve, args=arguments, daemon=True)
+        self.process.start()
+        theirs.close()
+        try:
+            self.failed_cells = self._receive("ready")
+        except GradingError:
+            self.close()
+            raise
+
+    def ask(self, name: str, arguments: Sequence[Any] | None) -> Any:
+        """The value of a name, or of a call of it. Raises Mistake, NotWritten or GradingError."""
+        request = json.dumps([name, None if arguments is None else [encode(a) for a in arguments]])
+        try:
+            self.connection.send_bytes(request.encode())
+        except OSError:
+            raise GradingError("the notebook ended its own process") from None
+        status, content = self._receive("value", "missing", "unwritten", "mistake")
+        if status == "missing":
+            raise NotWritten(f"no {name} in the notebook")
+        if status == "unwritten":
+            raise NotWritten(content)
+        if status == "mistake":
+            raise Mistake(content)
+        try:
+            return decode(content)
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise Mistake(f"the result cannot be read: {error}") from error
+
+    def _receive(self, *statuses: str) -> Any:
+        """The child's next message. Raises GradingError for none in time, and for one that is no message."""
+        if not self.connection.poll(max(0.0, self.deadline - time.monotonic())):
+            raise GradingError(f"no end after {self.limits.notebook_seconds:g} s")
+        try:
+            # Never recv(): it would unpickle what the learner's code may have written to the pipe itself.
+            message = self.connection.recv_bytes(_MOST_BYTES)
+        except (EOFError, OSError):
+            raise GradingError("the notebook ended its own process, or ran out of memory") from None
+        return _checked(message, statuses)
+
+    def close(self) -> None:
+        """End the process and all that it started."""
+        for stop in (lambda: os.killpg(self.process.pid or 0, signal.SIGKILL), self.process.kill):
+            with contextlib.suppress(ProcessLookupError):
+                stop()
+        self.connection.close()
+        self.process.join()
+
+
+def _checked(message: bytes, statuses: Sequence[str]) -> Any:
+    try:
+        status, content = json.loads(message)
+    except (ValueError, TypeError, RecursionError):
+        status, content = "", ""
+    texts = content if status == "ready" and isinstance(content, list) else [content]
+    if status not in statuses or (status != "value" and not all(isinstance(text, str) for text in texts)):
+        raise GradingError("the notebook wrote into its grader's pipe")
+    return texts if status == "ready" else (status, content)
+
+
+def _lesson_of(path: Path) -> str:
+    """The lesson's two digits, from the copy's metadata or its file name. Raises GradingError."""
+    try:
+        metadata = nbformat.read(path, as_version=4).metadata
+    except Exception as error:
+        raise GradingError(f"not a readable notebook: {type(error).__name__}") from error
+    lesson = str(metadata.get("igrpo_kit", {}).get("lesson", path.stem))[:2]
+    if lesson not in {e.lesson for e in EXERCISES.values()}:
+        raise GradingError("not the copy of a lesson: its metadata and its name say none with exercises")
+    return lesson
+
+
+def _judge_in(submission: _Submission, exercise: Exercise) -> tuple[str, str]:
+    name = f"my_{exercise.name}"
+    try:
+        if isinstance(exercise.verify, FunctionCheck):
+            answer: Any = lambda *arguments: submission.ask(name, arguments)  # noqa: E731
+        else:
+            answer = submission.ask(name, None)
+    except Mistake as error:
+        return "not written yet" if isinstance(error, NotWritten) else "not yet right", str(error)
+    result = judge(exercise, answer, np.random.default_rng())
+    return result.status, result.hint
+
+
+def grade_notebook(path: Path, student: str, limits: Limits | None = None) -> list[Grade]:
+    """Every exercise of one submission, graded. What goes wrong in it is in the grades, never raised."""
+    limits = limits or Limits()
+    try:
+        exercises = [e for e in EXERCISES.values() if e.lesson == _lesson_of(path)]
+    except GradingError as error:
+        return [Grade(student, path.name, "", 0, 0, "not graded", str(error))]
+    verdicts: dict[str, tuple[str, str]] = {}
+    submission = None
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            submission = _Submission(path, limits, folder)
+            for exercise in exercises:
+                verdicts[exercise.name] = _judge_in(submission, exercise)
+        except GradingError as error:
+            verdicts.update({e.name: ("not graded", str(error)) for e in exercises if e.name not in verdicts})
+        finally:
+            if submission is not None:
+                submission.close()
+    grades = []
+    for exercise in exercises:
+        status, hint = verdicts[exercise.name]
+        if status == "not written yet" and submission is not None and submission.failed_cells:
+            hint = "; ".join([hint, *submission.failed_cells[:2]])  # others mostly follow from them
+        points = exercise.points if status == "passed" else 0
+        grades.append(Grade(student, path.name, exercise.name, points, exercise.points, status, hint))
+    return grades
+
+
+def grade_folder(submissions: Path, limits: Limits | None = None) -> list[Grade]:
+    """Every notebook below `submissions`, a folder per student or one file each, graded side by side.
+
+    Raises ValueError where there is none.
+    """
+    paths = sorted(p for p in submissions.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+    if not paths:
+        raise ValueError(f"{submissions}: holds no notebook")
+    students = [str(p.relative_to(submissions).parent) if p.parent != submissions else p.stem for p in paths]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = pool.map(lambda path, student: grade_notebook(path, student, limits), paths, students)
+        return [grade for grades in tqdm(done, total=len(paths), unit="notebook") for grade in grades]
+
+
+def write_grades(path: Path, grades: Sequence[Grade]) -> None:
+    """One CSV row per exercise of a submission."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows([_cell(getattr(grade, column)) for column in COLUMNS] for grade in grades)
+
+
+def points_table(grades: Sequence[Grade]) -> str:
+    """Points per student, one line each, and how many exercises could not be graded."""
+    lines = []
+    for student in dict.fromkeys(grade.student for grade in grades):
+        own = [grade for grade in grades if grade.student == student]
+        line = f"{sum(g.points for g in own):4d} of {sum(g.of for g in own):3d}   {student}"
+        stuck = sum(g.status == "not graded" for g in own)
+        lines.append(line + (f"   ({stuck} not graded, see the hints)" if stuck else ""))
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> Any:
+    # A spreadsheet would run a text that begins like a formula, and these texts are the learners'.
+    return (
+        f"'{value}"
+        if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+        else value
+    )

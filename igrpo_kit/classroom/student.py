@@ -1,0 +1,105 @@
+"""Student copies of the lessons: `igrpo student` takes the solutions out, one source for both.
+
+In a lesson, what lies between `### BEGIN SOLUTION` and `### END SOLUTION` (nbgrader's markers) is the answer
+of an exercise. In a function it becomes `raise NotImplementedError("not written yet")`; at the top level
+each name it assigns becomes None. `check` reports both as not written yet, so Run All goes through.
+"""
+
+import ast
+import html
+import os
+import re
+import textwrap
+from pathlib import Path
+
+import nbformat
+
+BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
+STUB = 'raise NotImplementedError("not written yet")'
+_REGION = re.compile(rf"^([ \t]*){BEGIN}[ \t]*\n(.*?)^[ \t]*{END}[ \t]*(?:\n|\Z)", re.MULTILINE | re.DOTALL)
+
+
+def without_solutions(source: str) -> str:
+    """Code with a stub for each solution. Raises ValueError for a marker without its partner."""
+    stubbed = _REGION.sub(lambda found: _stub(found[1], found[2]), source)
+    if BEGIN in stubbed or END in stubbed:
+        raise ValueError(f"{BEGIN} and {END} must stand in pairs, each on a line of its own")
+    return stubbed.rstrip("\n")
+
+
+def solutions_in(source: str) -> list[str]:
+    """The solutions in code, as they stand between the markers, without their indentation."""
+    return [textwrap.dedent(found[2]).rstrip() for found in _REGION.finditer(source)]
+
+
+def _stub(indent: str, solution: str) -> str:
+    if indent:
+        return f"{indent}{STUB}\n"
+    targets = [
+        name.id
+        for statement in ast.parse(solution).body
+        for target in (statement.targets if isinstance(statement, ast.Assign) else [])
+        for name in ast.walk(target)
+        if isinstance(name, ast.Name)
+    ]
+    if not targets:
+        raise ValueError("a solution outside a function must assign the answer to a name")
+    return "".join(f"{name} = None  # not written yet\n" for name in targets)
+
+
+def student_notebook(
+    lesson: nbformat.NotebookNode, name: str, *, back: str = "..", solutions: bool = False
+) -> nbformat.NotebookNode:
+    """A lesson's student copy; with `solutions`, each is folded away below its cell.
+
+    `name` is the lesson's, "03_grpo_by_hand"; it is kept in the metadata, where grading looks for it. `back`
+    is the way from the copy's folder to the lesson's, for links and for the paths of data.
+    Raises ValueError naming the cell whose markers are out of order.
+    """
+    cells = []
+    for cell in lesson.cells:
+        cell = nbformat.from_dict(cell)
+        answers = solutions_in(cell.source) if cell.cell_type == "code" else []
+        if cell.cell_type == "markdown":
+            # The copies lie side by side as the lessons do; lesson 00 and the guide have none.
+            cell.source = re.sub(r"\]\((?=\.\./|00_\w+\.ipynb|\w+\.md)", f"]({back}/", cell.source)
+        if cell.cell_type == "code":
+            try:
+                cell.source = re.sub(r'"(?=\.\./)', f'"{back}/', without_solutions(cell.source))
+            except (SyntaxError, ValueError) as error:
+                raise ValueError(f"{name}, cell {cell.id!r}: {error}") from error
+        cells.append(cell)
+        if solutions and answers:
+            cells.append(_folded(cell.id, answers))
+    metadata = {**lesson.metadata, "igrpo_kit": {"lesson": name}}
+    return nbformat.from_dict({**lesson, "cells": cells, "metadata": metadata})
+
+
+def _folded(cell_id: str, answers: list[str]) -> nbformat.NotebookNode:
+    code = html.escape("\n...\n".join(answers))
+    source = f"<details><summary>Solution</summary>\n\n<pre><code>{code}</code></pre>\n\n</details>"
+    return nbformat.v4.new_markdown_cell(source, id=f"{cell_id}-solution"[:64])
+
+
+def write_student_copies(lessons: Path, out: Path, *, solutions: bool = False) -> list[Path]:
+    """A student copy in `out` of every lesson in `lessons` that has an exercise; the files written.
+
+    Raises ValueError where a lesson's markers are out of order, or where the copies would replace the
+    lessons; then nothing is written.
+    """
+    if out.resolve() == lessons.resolve():
+        raise ValueError(f"{out}: the copies would replace the lessons")
+    back = Path(os.path.relpath(lessons, out)).as_posix()
+    copies = {}
+    for path in sorted(lessons.glob("*.ipynb")):
+        lesson = nbformat.read(path, as_version=4)
+        if any(
+            BEGIN in cell.source or END in cell.source for cell in lesson.cells if cell.cell_type == "code"
+        ):
+            copies[out / path.name] = student_notebook(lesson, path.stem, back=back, solutions=solutions)
+    if not copies:
+        raise ValueError(f"{lessons}: no lesson with an exercise")
+    out.mkdir(parents=True, exist_ok=True)
+    for path, copy in copies.items():
+        nbformat.write(copy, path)
+    return list(copies)

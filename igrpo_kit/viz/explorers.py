@@ -1,0 +1,299 @@
+"""Things to drive, each one call: sliders and a figure, with the numbers in words beside it.
+
+Every control works by keyboard. Each explorer is a `VBox` with one FigureWidget at most (a FigureWidget sends
+5 MB of JavaScript to its browser); `figure()` gives a plain copy, which a saved notebook keeps.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Real
+from scipy.special import betaln
+
+try:
+    import anywidget  # noqa: F401  plotly's FigureWidget needs it, and no extra of plotly's brings it
+    import ipywidgets as widgets
+    import plotly.graph_objects as go
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"the explorers need {error.name}: pip install 'igrpo-kit[notebooks]'", name=error.name
+    ) from None
+from plotly.subplots import make_subplots
+
+from igrpo_kit.advantages import group_advantages, leave_one_out_advantages
+from igrpo_kit.analysis.compare import Record
+from igrpo_kit.analysis.dynamics import Curve, thin, training_curve
+from igrpo_kit.losses import GRPO, clipped_objective
+from igrpo_kit.runlog import Row
+from igrpo_kit.toy import best_of_n_probability
+from igrpo_kit.viz.style import COLORS, DASHES, TEMPLATE
+
+_ALIKE = 1e9  # the concentration of a Beta distribution that is a point, to the eye
+_GROUP = 8  # rewards of the advantage explorer
+
+
+class Explorer(widgets.VBox):
+    """Controls, words and a figure. `words` is the text a screen reader reads; `controls` are by name."""
+
+    def __init__(
+        self, controls: dict[str, widgets.Widget], chart: go.FigureWidget, redraw: Callable[[], str]
+    ) -> None:
+        self.controls, self.chart, self._redraw = controls, chart, redraw
+        self.words = widgets.HTML()
+        for control in controls.values():
+            control.observe(lambda _change: self.refresh(), names="value")
+        super().__init__(
+            [widgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"}), self.words, chart]
+        )
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Draw what the controls say now."""
+        with self.chart.batch_update():
+            self.words.value = f'<div role="status">{self._redraw()}</div>'
+
+    def figure(self) -> go.Figure:
+        """A plain figure of what is seen now."""
+        return go.Figure(self.chart)
+
+
+def _slider(kind: Any, name: str, value: float, low: float, high: float, step: float) -> widgets.Widget:
+    return kind(
+        value=value, min=low, max=high, step=step, description=name,
+        continuous_update=False, style={"description_width": "initial"},
+    )  # fmt: skip
+
+
+def expected_best(mean_p: float, spread: float, n: Real[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
+    """E[1 - (1 - p)^n] over prompts, p from a Beta distribution with this mean.
+
+    `spread` in [0, 1): 0, all prompts alike; towards 1, hopeless or trivial (a + b = (1 - spread) / spread).
+    """
+    if spread == 0 or mean_p in (0.0, 1.0):
+        return 1 - (1 - mean_p) ** n  # of no draft as well, n = 0
+    a, b = _beta(mean_p, spread)
+    return 1 - np.exp(betaln(a, b + n) - betaln(a, b))
+
+
+def expected_dead(mean_p: float, spread: float, size: Real[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
+    """E[p^G + (1 - p)^G] over the same prompts."""
+    return (1 - expected_best(1 - mean_p, spread, size)) + (1 - expected_best(mean_p, spread, size))
+
+
+def _beta(mean_p: float, spread: float) -> tuple[float, float]:
+    concentration = (1 - spread) / spread if spread else _ALIKE
+    return mean_p * concentration, (1 - mean_p) * concentration
+
+
+def best_of_n_explorer(
+    mean_p: float = 0.3, spread: float = 0.0, num_drafts: int = 4, budget: int = 8, *, seed: int = 0
+) -> Explorer:
+    """Best of N and dead groups: the formula, prompts that differ, a simulation, and the split N + G.
+
+    On the left the best of k drafts against k. On the right what a fixed budget buys: N drafts leave a group
+    of G = budget - N on the same p (q' may change it: lesson 04). The simulation has 1,000 prompts.
+    """
+    controls = {
+        "p": _slider(widgets.FloatSlider, "mean p", mean_p, 0.0, 1.0, 0.01),
+        "spread": _slider(widgets.FloatSlider, "spread of p", spread, 0.0, 0.95, 0.05),
+        "drafts": _slider(widgets.IntSlider, "N drafts", num_drafts, 0, 30, 1),
+        "budget": _slider(widgets.IntSlider, "budget N + G", budget, 2, 32, 1),
+    }
+    k = np.arange(1, 33)
+    titles = ("best of k drafts", "budget split: best draft and dead group")
+    figure = make_subplots(rows=1, cols=2, subplot_titles=titles)
+    for i, name in enumerate(("formula at the mean p", "prompts that differ", "simulated, 1,000 prompts")):
+        line = {"mode": "markers" if i == 2 else "lines", "line": {"color": COLORS[i], "dash": DASHES[i]}}
+        figure.add_scatter(x=k, name=name, **line, marker={"color": COLORS[i]}, row=1, col=1)
+    for i, name in enumerate(("best of N is right", "group of G is dead", "your split"), start=3):
+        line = {
+            "mode": "markers" if i == 5 else "lines+markers",
+            "line": {"color": COLORS[i], "dash": DASHES[i]},
+        }
+        figure.add_scatter(
+            name=name, **line, marker={"color": COLORS[i], "size": 12 if i == 5 else 6}, row=1, col=2
+        )
+    figure.update_layout(template=TEMPLATE, height=460, legend={"orientation": "h", "y": -0.2})
+    figure.update_xaxes(title="k", type="log", row=1, col=1).update_xaxes(title="N drafts", row=1, col=2)
+    figure.update_yaxes(range=[-0.02, 1.02])
+    chart = go.FigureWidget(figure)  # whole: what a widget is given later reaches its page piece by piece
+
+    def redraw() -> str:
+        p, s, n, total = (controls[name].value for name in ("p", "spread", "drafts", "budget"))
+        if n > total - 2:  # a group needs two
+            n = controls["drafts"].value = total - 2
+        rng = np.random.default_rng(seed)
+        prompts = rng.beta(*(max(x, 1e-9) for x in _beta(p, s)), size=1000)
+        first = rng.geometric(np.clip(prompts, 1e-12, 1.0))  # the first right draft of each prompt
+        split = np.arange(0.0, total - 1.0)
+        best, dead = expected_best(p, s, split), expected_dead(p, s, total - split)
+        seen = [float((first <= x).mean()) for x in k]
+        for trace, y in zip(
+            chart.data, (best_of_n_probability(p, k), expected_best(p, s, k), seen), strict=False
+        ):
+            trace.y = y
+        chart.data[3].x = chart.data[4].x = split
+        chart.data[3].y, chart.data[4].y = best, dead
+        chart.data[5].x, chart.data[5].y = [n, n], [best[n], dead[n]]
+        formula, simulated = float(best_of_n_probability(p, max(n, 1))), float((first <= n).mean())
+        return (
+            f"{n} drafts, mean p {p:.2f}: the formula at the mean says {formula if n else 0:.3f}; "
+            f"over prompts that differ it is <b>{best[n]:.3f}</b> (simulated {simulated:.3f}). "
+            f"A group of {total - n} is dead: <b>{dead[n]:.3f}</b>; "
+            f"without drafts, a group of {total}: {dead[0]:.3f}."
+        )
+
+    return Explorer(controls, chart, redraw)
+
+
+def advantage_explorer(rewards: Sequence[float] = (1, 0, 0, 0, 1, 0, 0, 0)) -> Explorer:
+    """Eight rewards to drag or type, their advantages three ways, and what the clip leaves of it.
+
+    The right panel draws min(r A, clip(r) A) of Eq. 21 for o1 against the ratio r; the words
+    give the factor I A r in front of grad log pi (Eq. 23) at your ratio.
+    Raises ValueError unless there are eight rewards.
+    """
+    if len(rewards) != _GROUP:
+        raise ValueError(f"rewards: {_GROUP} are wanted, got {len(rewards)}")
+    controls = {
+        f"R{i + 1}": _slider(widgets.FloatSlider, f"R{i + 1}", r, -1.0, 2.0, 0.1)
+        for i, r in enumerate(rewards)
+    }
+    controls["ratio"] = _slider(widgets.FloatSlider, "ratio r", 1.0, 0.4, 2.0, 0.05)
+    controls["clip"] = _slider(widgets.FloatSlider, "clip ε", 0.2, 0.05, 0.5, 0.05)
+    names = [f"o{i + 1}" for i in range(_GROUP)]
+    titles = ("advantages", "surrogate of o1 against the ratio")
+    figure = make_subplots(rows=1, cols=2, subplot_titles=titles)
+    for i, name in enumerate(("GRPO", "Dr. GRPO", "leave one out")):
+        figure.add_bar(
+            x=names,
+            name=name,
+            marker={"color": COLORS[i], "pattern": {"shape": ("", "/", ".")[i]}},
+            row=1,
+            col=1,
+        )
+    grid = np.linspace(0.4, 2.0, 161)
+    figure.add_scatter(x=grid, name="min(r A, clip(r) A)", line={"color": COLORS[3]}, row=1, col=2)
+    figure.add_scatter(
+        mode="markers", name="your ratio", marker={"color": COLORS[4], "size": 12}, row=1, col=2
+    )
+    figure.add_scatter(
+        mode="lines", name="clip range", line={"color": COLORS[5], "dash": "dot"}, row=1, col=2
+    )
+    figure.update_layout(template=TEMPLATE, height=460, legend={"orientation": "h", "y": -0.2})
+    figure.update_xaxes(title="ratio r", row=1, col=2)
+    chart = go.FigureWidget(figure)  # whole: what a widget is given later reaches its page piece by piece
+
+    def redraw() -> str:
+        row = torch.tensor([[controls[f"R{i + 1}"].value for i in range(_GROUP)]], dtype=torch.float64)
+        three = (
+            group_advantages(row),
+            group_advantages(row, scale_by_std=False),
+            leave_one_out_advantages(row),
+        )
+        for trace, values in zip(chart.data, three, strict=False):
+            trace.y = values[0].tolist()
+        A, r, clip = three[0][0, 0].item(), controls["ratio"].value, controls["clip"].value
+        surrogate = surrogate_at(grid, A, clip)
+        chart.data[3].y = surrogate
+        chart.data[4].x, chart.data[4].y = [r], surrogate_at(np.array([r]), A, clip)
+        low, high = float(surrogate.min()), float(surrogate.max())
+        chart.data[5].x = [1 - clip, 1 - clip, None, 1 + clip, 1 + clip]
+        chart.data[5].y = [low, high, None, low, high]
+        factor = gradient_factor(r, A, clip)
+        state = (
+            "every advantage is 0: a <b>dead group</b>"
+            if not three[0].any()
+            else f"o1 has advantage <b>{A:+.3f}</b>"
+        )
+        stopped = " The clip has stopped it." if factor == 0 and A != 0 else ""
+        return f"{state}. At r = {r:.2f} its log-probs are pushed with I·A·r = <b>{factor:+.3f}</b>.{stopped}"
+
+    return Explorer(controls, chart, redraw)
+
+
+def surrogate_at(ratio: Float[np.ndarray, " K"], advantage: float, clip: float) -> Float[np.ndarray, " K"]:
+    """min(r A, clip(r, 1 - clip, 1 + clip) A) of one completion at several ratios (Eq. 21)."""
+    r = torch.tensor(ratio)[:, None]
+    A = torch.full((len(r),), advantage, dtype=r.dtype)
+    return clipped_objective(r, A, clip_low=clip, clip_high=clip)[:, 0].numpy()
+
+
+def gradient_factor(ratio: float, advantage: float, clip: float) -> float:
+    """I A r: what stands before grad log pi (Eqs. 22, 23)."""
+    objective = GRPO(clip_low=clip, clip_high=clip)
+    r, A = torch.tensor([[ratio]], dtype=torch.float64), torch.tensor([advantage], dtype=torch.float64)
+    clipped = objective.clipped(r, A)
+    return 0.0 if clipped.item() else advantage * ratio
+
+
+_CLOCKS = {
+    "steps": "step",
+    "sampled tokens": "tokens_sampled",
+    "trained tokens": "tokens_trained",
+    "accuracy": "score",
+}
+_PANELS = {
+    "reward on q": "reward",
+    "entropy on q, nats": "entropy",
+    "dead groups": "dead_groups",
+    "copy rate": "copy_rate",
+}
+
+
+def run_explorer(records: Sequence[Record], base: Row) -> Explorer:
+    """Runs side by side at equal steps, tokens or accuracy; hovering shows all four panels at one place.
+
+    One line per method and one seed at a time; `viz.runs` draws the means over seeds.
+    Raises ValueError for no record.
+    """
+    if not records:
+        raise ValueError("records: at least one is needed")
+    methods = list(dict.fromkeys(r.method for r in records))
+    seeds = sorted({r.seed for r in records})
+    controls = {
+        "clock": widgets.Dropdown(options=list(_CLOCKS), description="equal"),
+        "seed": widgets.Dropdown(options=seeds, description="seed"),
+        "smooth": _slider(widgets.IntSlider, "mean of steps", 10, 1, 50, 1),
+    }
+    figure = make_subplots(rows=4, cols=1, shared_xaxes=True, vertical_spacing=0.04)
+    for row, title in enumerate(_PANELS, start=1):
+        for i, method in enumerate(methods):
+            line = {"color": COLORS[i % len(COLORS)], "dash": DASHES[i % len(DASHES)]}
+            figure.add_scatter(
+                mode="lines", name=method, legendgroup=method, showlegend=row == 1, line=line, row=row, col=1
+            )
+        figure.update_yaxes(title=title, row=row, col=1)
+    figure.update_layout(template=TEMPLATE, height=820, hovermode="x unified", hoversubplots="axis")
+    figure.update_layout(legend={"orientation": "h", "y": -0.08})
+    chart = go.FigureWidget(figure)  # whole: what a widget is given later reaches its page piece by piece
+
+    def redraw() -> str:
+        clock, seed = controls["clock"].value, controls["seed"].value
+        chosen = {r.method: r for r in records if r.seed == seed}
+        ends = []
+        for j, metric in enumerate(_PANELS.values()):
+            for i, method in enumerate(methods):
+                curve = _curve_or_nothing(
+                    chosen.get(method), metric, _CLOCKS[clock], base, controls["smooth"].value
+                )
+                trace = chart.data[j * len(methods) + i]
+                trace.x, trace.y = curve
+                if metric == "reward" and len(curve.y):
+                    ends.append(f"{method}: reward {curve.y[-1]:.3f} after {curve.x[-1]:g}")
+        chart.update_xaxes(title=clock if clock != "accuracy" else "held-out score so far", row=4, col=1)
+        return f"Seed {seed}, at equal {clock}. " + "; ".join(ends) + "."
+
+    return Explorer(controls, chart, redraw)
+
+
+def _curve_or_nothing(record: Record | None, metric: str, clock: str, base: Row, smooth: int) -> Curve:
+    nothing = Curve(np.array([]), np.array([]))
+    if record is None:
+        return nothing
+    try:
+        return thin(training_curve(record, metric, clock, base=base, on_q=True, smooth=smooth))
+    except LookupError:  # GRPO copies nothing
+        return nothing

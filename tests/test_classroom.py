@@ -1,0 +1,269 @@
+"""Exercises and checks: the reference passes, every wrong version is told what is wrong with it."""
+
+import inspect
+import json
+import math
+import re
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+
+from igrpo_kit.classroom.answers import Mistake, NotWritten, call, difference, within
+from igrpo_kit.classroom.checks import check
+from igrpo_kit.classroom.exercise import FunctionCheck, Result, ValueCheck, judge
+from igrpo_kit.classroom.exercises import EXERCISES
+from igrpo_kit.classroom.student import (
+    solutions_in,
+    student_notebook,
+    without_solutions,
+    write_student_copies,
+)
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = ROOT / "notebooks"
+STARS = {1: "★", 2: "★★", 3: "★★★"}
+
+functions = [e for e in EXERCISES.values() if isinstance(e.verify, FunctionCheck)]
+values = [e for e in EXERCISES.values() if isinstance(e.verify, ValueCheck)]
+
+
+def verdict(exercise, function, seed=0):
+    return judge(exercise, lambda *arguments: call(function, arguments), np.random.default_rng(seed))
+
+
+def cells_of_exercises():
+    """name -> (lesson, statement, code) over all lessons."""
+    found = {}
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        for before, cell in pairwise(cells):
+            if "exercise" in cell.metadata.get("tags", []):
+                (name,) = re.findall(r'^check\("(\w+)", my_\1\)', cell.source, re.MULTILINE)
+                found[name] = (path.stem[:2], before.source, cell.source)
+    return found
+
+
+CELLS = cells_of_exercises()
+
+
+@pytest.mark.parametrize("exercise", functions, ids=lambda e: e.name)
+def test_the_reference_passes_with_any_random_cases(exercise):
+    results = [verdict(exercise, exercise.verify.reference, seed) for seed in range(5)]
+    assert all(results), results
+
+
+@pytest.mark.parametrize("exercise", functions, ids=lambda e: e.name)
+def test_each_mistake_is_named(exercise):
+    assert len(exercise.verify.mistakes) >= 3
+    for wrong in exercise.verify.mistakes:
+        hints = {verdict(exercise, wrong, seed).hint for seed in range(5)}
+        assert hints == {inspect.cleandoc(wrong.__doc__)}, wrong.__name__
+
+
+@pytest.mark.parametrize("exercise", values, ids=lambda e: e.name)
+def test_each_wrong_value_has_its_hint(exercise):
+    rng = np.random.default_rng(0)
+    assert judge(exercise, exercise.verify.right, rng)
+    wrong = {**exercise.verify.mistakes, "something else": None, 1234.5: None}
+    hints = [judge(exercise, value, rng) for value in wrong]
+    assert len(wrong) >= 3 and not any(hints)
+    assert len({r.hint for r in hints}) == len(wrong)
+    for value, hint in exercise.verify.mistakes.items():
+        assert judge(exercise, value, rng).hint == hint
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=lambda e: e.name)
+def test_an_empty_stub_never_passes(exercise):
+    def raising(*arguments):
+        raise NotImplementedError("not written yet")
+
+    def empty(*arguments):
+        pass
+
+    for stub in (None, ...):
+        assert repr(check(exercise.name, stub)) == f"… {exercise.name}: not written yet"
+    if isinstance(exercise.verify, FunctionCheck):
+        assert {check(exercise.name, stub).status for stub in (raising, empty)} == {"not written yet"}
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=lambda e: e.name)
+def test_the_lesson_holds_the_exercise_and_its_solution_passes(exercise):
+    lesson, statement, code = CELLS[exercise.name]
+    assert lesson == exercise.lesson
+    stars, minutes = re.search(r"^(★+) · (\d+) min$", statement, re.MULTILINE).groups()
+    assert (stars, int(minutes)) == (STARS[exercise.difficulty], exercise.minutes)
+    (solution,) = solutions_in(code)
+    assert solution
+    # The lesson's own names, as far as the solutions use them.
+    names = {"torch": torch, "np": np, "math": math, "check": check}
+    exec("from igrpo_kit import *\nfrom igrpo_kit import group_advantages", names)
+    exec(code, names)
+    assert check(exercise.name, names[f"my_{exercise.name}"])
+    if exercise.kind == "bug":
+        assert not check(exercise.name, names["broken" + exercise.name.removeprefix("bug")])
+
+
+def test_every_exercise_of_a_lesson_is_known():
+    assert set(CELLS) == set(EXERCISES)
+    lessons = {path.stem[:2] for path in NOTEBOOKS.glob("*.ipynb")} - {"00"}
+    assert {e.lesson for e in EXERCISES.values()} == lessons
+    kinds = [e.kind for e in EXERCISES.values()]
+    assert kinds.count("bug") >= 6 and kinds.count("prediction") >= 5 and len(kinds) >= 30
+
+
+def test_an_unknown_exercise_suggests_a_name():
+    with pytest.raises(LookupError, match=r"no exercise 'k3-kl'; did you mean k3_kl"):
+        check("k3-kl", None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda r: 1 / 0, r"ZeroDivisionError for \(\[\[1.0, 0.0, 0.0, 0.0\]"),
+        (lambda: 1, "TypeError"),
+        (lambda r: sys.exit(3), "SystemExit"),
+        (lambda r: r.tolist(), "is a list, expected a tensor"),
+        (lambda r: r[0], r"has the shape \[4\], expected \[2, 4\]"),
+        (lambda r: r > 0, "holds bool, expected float"),
+        (lambda r: r.sub_(1), r"changes its own arguments: \(\[\[1.0, .* became \(\[\[0.0"),
+        (lambda r: r * torch.nan, r"is \[\[nan"),
+        (lambda r: object(), "of type object"),
+        (3, "a function is wanted, this is a number"),
+    ],
+)
+def test_what_can_go_wrong_is_said(answer, hint):
+    result = check("group_advantages", answer)
+    assert result.status == "not yet right" and re.search(hint, result.hint)
+
+
+def test_an_endless_loop_ends_even_if_it_catches_everything():
+    def stubborn():
+        while True:
+            try:  # noqa: SIM105  a learner's bare except
+                time.sleep(0.01)
+            except:  # noqa: E722
+                pass
+
+    start = time.monotonic()
+    with pytest.raises(Mistake, match=r"no answer after 0.2 s: is there a loop that never ends"):
+        within(0.2, stubborn)
+    assert time.monotonic() - start < 30
+
+
+def test_a_late_answer_is_not_taken():
+    with pytest.raises(Mistake, match="no answer after"):
+        within(0.05, lambda: time.sleep(0.5) or 7)
+    assert within(60, lambda: 7) == 7
+
+
+def test_a_hint_cannot_act_on_the_page():
+    result = Result("x", "not yet right", "<img src=x onerror=alert(1)>")
+    assert "&lt;img" in result._repr_html_() and "<img" not in result._repr_html_()
+    assert 'role="status"' in result._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "words"),
+    [
+        (1.0, torch.tensor(1.0), ""),
+        (torch.tensor(2.5), 2.5, ""),
+        (float("nan"), float("nan"), ""),
+        (float("inf"), float("inf"), ""),
+        (1, 2, "is 1, expected 2"),
+        ("a", "b", "is 'a', expected 'b'"),
+        ([1, 2], [1, 3], "at [1]: is 2, expected 3"),
+        ([1], [1, 3], "has 1 entries, expected 2"),
+        ({"a": 1}, {"a": 2}, "at ['a']: is 1, expected 2"),
+        ({"a": 1}, {"b": 1}, "has the keys ['a'], expected ['b']"),
+        ("1", 1, "is a string, expected a number"),
+        (True, "yes", "is True or False, expected a string"),
+    ],
+)
+def test_difference(got, expected, words):
+    assert difference(got, expected) == words
+
+
+def test_call_tells_a_stub_from_a_mistake():
+    with pytest.raises(NotWritten, match="is the return missing"):
+        call(lambda x: None, [1])
+
+
+# Student copies
+
+
+def test_solutions_become_stubs():
+    source = (
+        "def my_f(x):\n    y = 1\n    ### BEGIN SOLUTION\n    return x + y\n    ### END SOLUTION\n\n\nmy_f\n"
+        "### BEGIN SOLUTION\na = b = 3\nc, d = 1, 2\n### END SOLUTION\nprint(a)"
+    )
+    assert without_solutions(source) == (
+        'def my_f(x):\n    y = 1\n    raise NotImplementedError("not written yet")\n\n\nmy_f\n'
+        "a = None  # not written yet\nb = None  # not written yet\n"
+        "c = None  # not written yet\nd = None  # not written yet\nprint(a)"
+    )
+    assert solutions_in(source) == ["return x + y", "a = b = 3\nc, d = 1, 2"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "### BEGIN SOLUTION\nx = 1",
+        "x = 1\n### END SOLUTION",
+        "### BEGIN SOLUTION\nprint(1)\n### END SOLUTION",
+        "### BEGIN SOLUTION\n### BEGIN SOLUTION\nx = 1\n### END SOLUTION\n### END SOLUTION",
+    ],
+)
+def test_markers_out_of_order_name_the_cell(source, tmp_path):
+    cell = nbformat.v4.new_code_cell(source, id="answer-x")
+    with pytest.raises(ValueError, match=r"99_x, cell 'answer-x': "):
+        student_notebook(nbformat.v4.new_notebook(cells=[cell]), "99_x")
+
+
+def test_a_copy_one_folder_down_keeps_its_links():
+    text = "[a](../README.md) [b](02_rewards.ipynb) [c](00_start_here.ipynb) ![d](../figures/x.png) [e](https://x.org)"
+    copy = student_notebook(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), "99_x")
+    assert copy.cells[0].source == (
+        "[a](../../README.md) [b](02_rewards.ipynb) [c](../00_start_here.ipynb) ![d](../../figures/x.png) [e](https://x.org)"
+    )
+
+
+def test_the_committed_copies_are_current(tmp_path):
+    written = write_student_copies(NOTEBOOKS, tmp_path)
+    committed = sorted((NOTEBOOKS / "exercises").glob("*.ipynb"))
+    assert [p.name for p in committed] == [p.name for p in written], "igrpo student"
+    for path, fresh in zip(committed, written, strict=True):
+        assert json.loads(path.read_text()) == json.loads(fresh.read_text()), f"{path.name}: igrpo student"
+        text = path.read_text()
+        assert "# BEGIN SOLUTION" not in text and "# END SOLUTION" not in text and "not written yet" in text
+
+
+def test_a_copy_finds_the_data_from_its_own_folder(tmp_path):
+    cell = nbformat.v4.new_code_cell('records_dir: str = "../data/runs"  # text')
+    for back, found in (("..", "../../data/runs"), ("../notebooks", "../notebooks/../data/runs")):
+        copy = student_notebook(nbformat.v4.new_notebook(cells=[cell]), "99_x", back=back)
+        assert copy.cells[0].source == f'records_dir: str = "{found}"  # text'
+
+
+def test_copies_never_replace_the_lessons():
+    with pytest.raises(ValueError, match="would replace the lessons"):
+        write_student_copies(NOTEBOOKS, NOTEBOOKS / "exercises" / "..")
+
+
+def test_a_solution_build_folds_each_solution(tmp_path):
+    (path, *_) = write_student_copies(NOTEBOOKS, tmp_path, solutions=True)
+    cells = nbformat.read(path, as_version=4).cells
+    answer = next(i for i, c in enumerate(cells) if c.id == "answer-best-of-n")
+    assert "raise NotImplementedError" in cells[answer].source
+    assert cells[answer + 1].source.startswith("<details><summary>Solution</summary>")
+    assert "return 1 - (1 - p) ** n" in cells[answer + 1].source
+
+
+def test_no_lesson_with_an_exercise_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="no lesson with an exercise"):
+        write_student_copies(tmp_path, tmp_path / "out")
