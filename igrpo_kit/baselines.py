@@ -312,8 +312,9 @@ def question_ratio(
     """pi(o_t | q, o_<t) / pi(o_t | q', o_<t) of each refinement's tokens, before any update, and their mask.
 
     On the prompt a completion was drawn from this ratio is 1, which is why iGRPO conditions its refinements
-    on q' (Eq. 20). On q it says how far they are from what would have been drawn there: averaged over
-    refinements *drawn from q'* its product over a completion has mean 1 and nearly all weight on few of them.
+    on q' (Eq. 20). On q it says how far they are from what would have been drawn there. Its product over a
+    completion has mean 1 over completions drawn from q', and the longer they are the more of that mean comes
+    from few of them.
 
     `model` must be as it was when the rollout was made. Raises ValueError for a rollout without drafts.
     """
