@@ -124,18 +124,23 @@ def test_a_call_that_python_cannot_interrupt_ends_with_the_notebooks_time(tmp_pa
 
 def test_what_a_notebook_started_is_ended_with_it(tmp_path):
     """Its children and theirs: a bomb of forks ends with its process group."""
+    pids = tmp_path / "pids"
     source = (
-        "import subprocess, sys\n"
-        'child = \'import subprocess, time; p = subprocess.Popen(["sleep", "600"]); \'\n'
-        f"child += 'open({str(tmp_path / 'pids')!r}, \"a\").write(str(p.pid) + chr(10)); time.sleep(600)'\n"
-        "for _ in range(3): subprocess.Popen([sys.executable, '-c', child])\n"
-        "import time; time.sleep(2)"
+        "import pathlib, subprocess, time\n"
+        f"pids = pathlib.Path({str(pids)!r})\n"
+        "pids.touch()\n"
+        "for _ in range(3):\n"
+        "    subprocess.Popen(['sh', '-c', f'sleep 600 & echo $$ $! >> {pids}; wait'])\n"
+        "while len(pids.read_text().split()) < 6:\n"
+        "    time.sleep(0.05)"
     )
-    assert grade_of(submit(tmp_path, "a", RIGHT, source)).points == 1
-    pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
-    assert pids and not any(
-        psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids
-    )
+    path = submit(tmp_path, "a", RIGHT, source)
+    grades = grade_notebook(path, "s", Limits(cell_seconds=60, notebook_seconds=240))
+    assert sum(g.points for g in grades) == 1
+    started = [int(pid) for pid in pids.read_text().split()]
+    assert len(started) == 6
+    alive = [pid for pid in started if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+    assert alive == []
 
 
 def test_one_bad_submission_affects_nobody_else(tmp_path):
