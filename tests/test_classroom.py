@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from igrpo_kit.classroom.answers import Mistake, NotWritten, call, difference, within
+from igrpo_kit.classroom.answers import Mistake, NotWritten, call, mismatch, within
 from igrpo_kit.classroom.checks import check
 from igrpo_kit.classroom.exercise import FunctionCheck, Result, ValueCheck, judge
 from igrpo_kit.classroom.exercises import EXERCISES
@@ -187,7 +187,7 @@ def test_a_hint_cannot_act_on_the_page():
     ],
 )
 def test_difference(got, expected, words):
-    assert difference(got, expected) == words
+    assert mismatch(got, expected) == words
 
 
 def test_call_tells_a_stub_from_a_mistake():

@@ -9,7 +9,7 @@ import psutil
 import pytest
 import torch
 
-from igrpo_kit.classroom.answers import Mistake, difference
+from igrpo_kit.classroom.answers import Mistake, mismatch
 from igrpo_kit.classroom.exercises import EXERCISES
 from igrpo_kit.classroom.grade import (
     COLUMNS,
@@ -186,7 +186,7 @@ def test_csv_is_safe_to_open_in_a_spreadsheet(tmp_path):
 )  # fmt: skip
 def test_values_travel_unchanged(value):
     back = decode(encode(value))
-    assert difference(back, value, tolerance=0.0) == ""
+    assert mismatch(back, value, tolerance=0.0) == ""
     if isinstance(value, torch.Tensor):
         assert back.dtype == value.dtype
 

@@ -79,7 +79,7 @@ def call(function: Any, arguments: Sequence[Any]) -> Any:
         raise Mistake(f"{type(error).__name__} for {listed(arguments)}: {error}") from error
     if value is None:
         raise NotWritten("it returns None: not written yet, or is the return missing?")
-    if difference(given, list(arguments)):
+    if mismatch(given, list(arguments)):
         raise Mistake(
             f"it changes its own arguments: {listed(arguments)} became {listed(given)}. Work on a copy"
         )
@@ -123,7 +123,7 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def difference(got: Any, expected: Any, tolerance: float = 1e-6) -> str:
+def mismatch(got: Any, expected: Any, tolerance: float = 1e-6) -> str:
     """How `got` differs from `expected`, in words; "" where it does not.
 
     Numbers agree within `tolerance`, relative to the larger of 1 and the expected one; NaN only with NaN.
@@ -135,14 +135,14 @@ def difference(got: Any, expected: Any, tolerance: float = 1e-6) -> str:
         if len(got) != len(expected):
             return f"has {len(got)} entries, expected {len(expected)}"
         for i, (mine, right) in enumerate(zip(got, expected, strict=True)):
-            if found := difference(mine, right, tolerance):
+            if found := mismatch(mine, right, tolerance):
                 return f"at [{i}]: {found}"
         return ""
     if isinstance(expected, dict) and isinstance(got, dict):
         if got.keys() != expected.keys():
             return f"has the keys {sorted(map(str, got))}, expected {sorted(map(str, expected))}"
         return next(
-            (f"at [{k!r}]: {d}" for k in expected if (d := difference(got[k], expected[k], tolerance))), ""
+            (f"at [{k!r}]: {d}" for k in expected if (d := mismatch(got[k], expected[k], tolerance))), ""
         )
     if type(got) is not type(expected):
         return f"is {kind(got)}, expected {kind(expected)}"

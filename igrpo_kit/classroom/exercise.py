@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from igrpo_kit.classroom.answers import Mistake, NotWritten, difference, kind, listed, shown
+from igrpo_kit.classroom.answers import Mistake, NotWritten, kind, listed, mismatch, shown
 
 Arguments = tuple[Any, ...]
 
@@ -35,17 +35,17 @@ class FunctionCheck:
         cases = [(arguments, expected) for arguments, expected in self.typed]
         cases += [(arguments, self.reference(*arguments)) for arguments in self.random(rng)]
         given = [answer(*arguments) for arguments, _ in cases]
-        wrong = [i for i, (_, right) in enumerate(cases) if difference(given[i], right, self.tolerance)]
+        wrong = [i for i, (_, right) in enumerate(cases) if mismatch(given[i], right, self.tolerance)]
         if not wrong:
             return
         for version in self.mistakes:
             if all(
-                not difference(mine, _outcome(version, arguments), self.tolerance)
+                not mismatch(mine, _outcome(version, arguments), self.tolerance)
                 for mine, (arguments, _) in zip(given, cases, strict=True)
             ):
                 raise Mistake(inspect.cleandoc(version.__doc__ or ""))
         arguments, right = cases[wrong[0]]
-        raise Mistake(f"for {listed(arguments)} it {difference(given[wrong[0]], right, self.tolerance)}")
+        raise Mistake(f"for {listed(arguments)} it {mismatch(given[wrong[0]], right, self.tolerance)}")
 
 
 def _outcome(version: Callable[..., Any], arguments: Arguments) -> Any:
@@ -70,12 +70,12 @@ class ValueCheck:
         """Raise Mistake unless the answer is right."""
         if isinstance(answer, str) and isinstance(self.right, str):
             answer = answer.strip().lower()
-        if not difference(answer, self.right, self.tolerance):
+        if not mismatch(answer, self.right, self.tolerance):
             return
         if kind(answer) != kind(self.right):
             raise Mistake(f"{kind(self.right)} is wanted, this is {kind(answer)}: {shown(answer)}")
         for value, hint in self.mistakes.items():
-            if not difference(answer, value, self.tolerance):
+            if not mismatch(answer, value, self.tolerance):
                 raise Mistake(hint)
         raise Mistake(self.otherwise)
 
