@@ -91,6 +91,30 @@ def _beta(mean_p: float, spread: float) -> tuple[float, float]:
     return mean_p * concentration, (1 - mean_p) * concentration
 
 
+def _two_panels(*titles: str) -> go.FigureWidget:
+    chart = go.FigureWidget(make_subplots(rows=1, cols=2, subplot_titles=titles))
+    legend = {"orientation": "h", "y": -0.2}
+    return chart.update_layout(template=TEMPLATE, height=460, margin={"t": 50}, legend=legend)
+
+
+def _budget_chart() -> go.FigureWidget:
+    chart = _two_panels("best of k drafts", "budget split: best draft and dead group")
+    for i, name in enumerate(("formula at the mean p", "prompts that differ", "simulated, 1,000 prompts")):
+        line = {"mode": "markers" if i == 2 else "lines", "line": {"color": COLORS[i], "dash": DASHES[i]}}
+        chart.add_scatter(name=name, **line, marker={"color": COLORS[i]}, row=1, col=1)
+    for i, name in enumerate(("best of N is right", "group of G is dead", "your split"), start=3):
+        line = {
+            "mode": "markers" if i == 5 else "lines+markers",
+            "line": {"color": COLORS[i], "dash": DASHES[i]},
+        }
+        chart.add_scatter(
+            name=name, **line, marker={"color": COLORS[i], "size": 12 if i == 5 else 6}, row=1, col=2
+        )
+    chart.update_xaxes(title="k", type="log", row=1, col=1).update_xaxes(title="N drafts", row=1, col=2)
+    chart.update_yaxes(range=[-0.02, 1.02])
+    return chart
+
+
 def best_of_n_explorer(
     mean_p: float = 0.3, spread: float = 0.0, num_drafts: int = 4, budget: int = 8, *, seed: int = 0
 ) -> Explorer:
@@ -106,24 +130,7 @@ def best_of_n_explorer(
         "budget": _slider(widgets.IntSlider, "budget N + G", budget, 2, 32, 1),
     }
     k = np.arange(1, 33)
-    titles = ("best of k drafts", "budget split: best draft and dead group")
-    chart = go.FigureWidget(make_subplots(rows=1, cols=2, subplot_titles=titles))
-    for i, name in enumerate(("formula at the mean p", "prompts that differ", "simulated, 1,000 prompts")):
-        line = {"mode": "markers" if i == 2 else "lines", "line": {"color": COLORS[i], "dash": DASHES[i]}}
-        chart.add_scatter(name=name, **line, marker={"color": COLORS[i]}, row=1, col=1)
-    for i, name in enumerate(("best of N is right", "group of G is dead", "your split"), start=3):
-        line = {
-            "mode": "markers" if i == 5 else "lines+markers",
-            "line": {"color": COLORS[i], "dash": DASHES[i]},
-        }
-        chart.add_scatter(
-            name=name, **line, marker={"color": COLORS[i], "size": 12 if i == 5 else 6}, row=1, col=2
-        )
-    chart.update_layout(
-        template=TEMPLATE, height=460, margin={"t": 50}, legend={"orientation": "h", "y": -0.2}
-    )
-    chart.update_xaxes(title="k", type="log", row=1, col=1).update_xaxes(title="N drafts", row=1, col=2)
-    chart.update_yaxes(range=[-0.02, 1.02])
+    chart = _budget_chart()
 
     def redraw() -> str:
         p, s, n, total = (controls[name].value for name in ("p", "spread", "drafts", "budget"))
@@ -154,11 +161,29 @@ def best_of_n_explorer(
     return Explorer(controls, chart, redraw)
 
 
-def advantage_explorer(rewards: Sequence[float] = (1, 0, 0, 0, 1, 0, 0, 0)) -> Explorer:
-    """Eight rewards to drag or type, their advantages three ways, and what the clip leaves of it.
+def _advantage_chart() -> go.FigureWidget:
+    chart = _two_panels("advantages", "surrogate of o1 against the ratio")
+    for i, name in enumerate(("GRPO", "Dr. GRPO", "leave one out")):
+        chart.add_bar(
+            name=name,
+            marker={"color": COLORS[i], "pattern": {"shape": ("", "/", ".")[i]}},
+            row=1,
+            col=1,
+        )
+    chart.add_scatter(name="min(r A, clip(r) A)", line={"color": COLORS[3]}, row=1, col=2)
+    chart.add_scatter(
+        mode="markers", name="your ratio", marker={"color": COLORS[4], "size": 12}, row=1, col=2
+    )
+    chart.add_scatter(mode="lines", name="clip range", line={"color": COLORS[5], "dash": "dot"}, row=1, col=2)
+    chart.update_xaxes(title="ratio r", row=1, col=2)
+    return chart
 
-    The right panel draws min(r A, clip(r) A) of Eq. 21 for o1 against the ratio r; the words
-    give the factor I A r in front of grad log pi (Eq. 23) at your ratio.
+
+def advantage_explorer(rewards: Sequence[float] = (1, 0, 0, 0, 1, 0, 0, 0)) -> Explorer:
+    """Eight rewards to drag or type, three kinds of advantages, and what the clip leaves of a gradient.
+
+    The right panel draws min(r A, clip(r) A) of Eq. 21 for o1 against the ratio r; the words give the factor
+    I A r in front of grad log pi (Eq. 23) at your ratio.
     Raises ValueError unless there are eight rewards.
     """
     if len(rewards) != _GROUP:
@@ -170,25 +195,8 @@ def advantage_explorer(rewards: Sequence[float] = (1, 0, 0, 0, 1, 0, 0, 0)) -> E
     controls["ratio"] = _slider(widgets.FloatSlider, "ratio r", 1.0, 0.4, 2.0, 0.05)
     controls["clip"] = _slider(widgets.FloatSlider, "clip ε", 0.2, 0.05, 0.5, 0.05)
     names = [f"o{i + 1}" for i in range(_GROUP)]
-    titles = ("advantages", "surrogate of o1 against the ratio")
-    chart = go.FigureWidget(make_subplots(rows=1, cols=2, subplot_titles=titles))
-    for i, name in enumerate(("GRPO", "Dr. GRPO", "leave one out")):
-        chart.add_bar(
-            name=name,
-            marker={"color": COLORS[i], "pattern": {"shape": ("", "/", ".")[i]}},
-            row=1,
-            col=1,
-        )
     grid = np.linspace(0.4, 2.0, 161)
-    chart.add_scatter(name="min(r A, clip(r) A)", line={"color": COLORS[3]}, row=1, col=2)
-    chart.add_scatter(
-        mode="markers", name="your ratio", marker={"color": COLORS[4], "size": 12}, row=1, col=2
-    )
-    chart.add_scatter(mode="lines", name="clip range", line={"color": COLORS[5], "dash": "dot"}, row=1, col=2)
-    chart.update_layout(
-        template=TEMPLATE, height=460, margin={"t": 50}, legend={"orientation": "h", "y": -0.2}
-    )
-    chart.update_xaxes(title="ratio r", row=1, col=2)
+    chart = _advantage_chart()
 
     def redraw() -> str:
         row = torch.tensor([[controls[f"R{i + 1}"].value for i in range(_GROUP)]], dtype=torch.float64)

@@ -161,7 +161,13 @@ def _multiplied(logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
 
 
 _PAD_IS_EOS = torch.tensor([[5, 7, 0, 0], [5, 0, 0, 0], [5, 7, 6, 8]])
-_ADVANTAGES = torch.tensor([[1.5, -0.5, -0.5, -0.5], [0.0, 0.0, 0.0, 0.0]])
+_REWARDS = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+_AS_IN_EQ_4 = FunctionCheck(
+    reference=group_advantages,
+    typed=[((_REWARDS,), torch.tensor([[1.5, -0.5, -0.5, -0.5], [0.0, 0.0, 0.0, 0.0]]))],
+    random=_random_rewards,
+    mistakes=[_population_std, _over_the_batch, _only_centred, _nan_where_dead],
+)
 
 EXERCISES = [
     Exercise(
@@ -170,12 +176,7 @@ EXERCISES = [
         kind="code",
         difficulty=1,
         minutes=5,
-        verify=FunctionCheck(
-            reference=group_advantages,
-            typed=[((torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]]),), _ADVANTAGES)],
-            random=_random_rewards,
-            mistakes=[_population_std, _over_the_batch, _only_centred, _nan_where_dead],
-        ),
+        verify=_AS_IN_EQ_4,
     ),
     Exercise(
         name="bug_mask",
@@ -272,12 +273,7 @@ EXERCISES = [
         kind="bug",
         difficulty=1,
         minutes=5,
-        verify=FunctionCheck(
-            reference=group_advantages,
-            typed=[((torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]]),), _ADVANTAGES)],
-            random=_random_rewards,
-            mistakes=[_population_std, _only_centred, _nan_where_dead, _over_the_batch],
-        ),
+        verify=_AS_IN_EQ_4,
     ),
     Exercise(
         name="bug_temperature",
