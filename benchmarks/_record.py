@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from time import process_time
 
-from igrpo_kit.runlog import environment, write_atomically
+from igrpo_kit.core.rows import write_atomically
+from igrpo_kit.training.records import environment
 
 BENCHMARKS = Path(__file__).parent.parent / "data" / "benchmarks"
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from benchmarks._record import interleaved_seconds, record
 from igrpo_kit.analysis.dynamics import Curve, thin
-from igrpo_kit.analysis.passk import pass_at_k_curve
-from igrpo_kit.runlog import read_columns, read_rows
+from igrpo_kit.analysis.stats.passk import pass_at_k_curve
+from igrpo_kit.core.rows import read_columns, read_rows
 
 RUN = Path(__file__).parent.parent / "data" / "runs" / "countdown-cpu" / "igrpo-4-4" / "seed-0"
 PROBLEMS, SAMPLES, RESAMPLES, ROWS = 1000, 256, 2000, 1_000_000

@@ -15,8 +15,9 @@ import time
 from collections import Counter
 
 from benchmarks._record import record
-from igrpo_kit._grading_pool import Pair
-from igrpo_kit.grading import Grader, _bare, _bare_gold, _decide, extract_answer
+from igrpo_kit.tasks.grading.extraction import extract_answer
+from igrpo_kit.tasks.grading.grader import Grader, _bare, _bare_gold, _decide
+from igrpo_kit.tasks.grading.pool import Pair
 
 COUNT, WORKERS = 1000, 2
 DEVICE = f"{WORKERS} workers on {os.cpu_count()} cores"

@@ -7,11 +7,12 @@ returns log-probs and entropies. The speed is tokens (up to each end-of-sequence
 import torch
 
 from benchmarks._record import interleaved_seconds, record
-from igrpo_kit.policies import load_policy
-from igrpo_kit.problems import countdown_problems
-from igrpo_kit.samplers import SamplingSettings
-from igrpo_kit.samplers.hf import HFSampler, encode_prompts, left_pad
-from igrpo_kit.tokens import completion_mask
+from igrpo_kit.core.tokens import completion_mask
+from igrpo_kit.policies.load import load_policy
+from igrpo_kit.policies.samplers.encoding import encode_prompts, left_pad
+from igrpo_kit.policies.samplers.hf import HFSampler
+from igrpo_kit.policies.samplers.sampler import SamplingSettings
+from igrpo_kit.tasks.sets.generated import countdown_problems
 
 PROMPTS, NUM_SAMPLES, MAX_NEW_TOKENS, REPETITIONS = 32, 8, 12, 21
 

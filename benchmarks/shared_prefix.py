@@ -11,11 +11,12 @@ from collections.abc import Callable
 import torch
 
 from benchmarks._record import interleaved_seconds, record
-from igrpo_kit.policies import Policy, load_policy
-from igrpo_kit.problems import countdown_problems
-from igrpo_kit.samplers import Samples, SamplingSettings
-from igrpo_kit.samplers.hf import HFSampler
-from igrpo_kit.scoring import completion_log_probs
+from igrpo_kit.policies.load import load_policy
+from igrpo_kit.policies.log_probs import completion_log_probs
+from igrpo_kit.policies.policy import Policy
+from igrpo_kit.policies.samplers.hf import HFSampler
+from igrpo_kit.policies.samplers.sampler import Samples, SamplingSettings
+from igrpo_kit.tasks.sets.generated import countdown_problems
 
 PROMPTS, REPETITIONS = 32, 21
 

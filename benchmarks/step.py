@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from benchmarks._record import interleaved_seconds, record
-from igrpo_kit.policies import load_policy
-from igrpo_kit.problems import countdown_problems
-from igrpo_kit.rewards import AccuracyReward
-from igrpo_kit.samplers import SamplingSettings
-from igrpo_kit.samplers.hf import HFSampler
-from igrpo_kit.training import TrainConfig, train
+from igrpo_kit.policies.load import load_policy
+from igrpo_kit.policies.samplers.hf import HFSampler
+from igrpo_kit.policies.samplers.sampler import SamplingSettings
+from igrpo_kit.tasks.rewards import AccuracyReward
+from igrpo_kit.tasks.sets.generated import countdown_problems
+from igrpo_kit.training.config import TrainConfig
+from igrpo_kit.training.loop import train
 
 PROMPTS, REPETITIONS = 32, 41
 METHODS: dict[str, dict[str, Any]] = {

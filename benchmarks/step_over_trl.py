@@ -1,4 +1,4 @@
-"""A whole optimisation step against TRL's GRPOTrainer: `python -m benchmarks.step_over_trl`.
+"""A whole optimization step against TRL's GRPOTrainer: `python -m benchmarks.step_over_trl`.
 
 The same tiny policy, 32 questions, 8 completions each of at most 12 tokens, the same reward object, AdamW, no
 gradient checkpointing, float32, one thread; the learning rate is 0, so that both draw from the same policy
@@ -15,12 +15,13 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks._record import record
-from igrpo_kit.policies import load_policy
-from igrpo_kit.problems import countdown_problems
-from igrpo_kit.rewards import AccuracyReward
-from igrpo_kit.samplers import SamplingSettings
-from igrpo_kit.samplers.hf import HFSampler
-from igrpo_kit.training import TrainConfig, train
+from igrpo_kit.policies.load import load_policy
+from igrpo_kit.policies.samplers.hf import HFSampler
+from igrpo_kit.policies.samplers.sampler import SamplingSettings
+from igrpo_kit.tasks.rewards import AccuracyReward
+from igrpo_kit.tasks.sets.generated import countdown_problems
+from igrpo_kit.training.config import TrainConfig
+from igrpo_kit.training.loop import train
 
 PROMPTS, GROUP, MAX_NEW_TOKENS, REPETITIONS = 32, 8, 12, 15
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from igrpo_kit.toy import best_of_n_probability, simulate_best_of_n
+from igrpo_kit.core.data import data_path, lessons_path
+from igrpo_kit.core.toy import best_of_n_probability, simulate_best_of_n
 
 _TOY_P = np.array([0.02, 0.05, 0.1, 0.2, 0.4])
 _TOY_N = [1, 2, 4, 8, 16]
@@ -57,58 +58,48 @@ def _toy(args: argparse.Namespace) -> None:
     print("Figure, opens without a network:", write_html(figure, args.out / "best_of_n.html"))
 
 
-def _experiment(name: str) -> Any:
-    from igrpo_kit.ablations import ABLATIONS
-    from igrpo_kit.experiments import EXPERIMENTS
-
-    return {**EXPERIMENTS, **ABLATIONS}[name]
-
-
 def _compare(args: argparse.Namespace) -> None:
-    from igrpo_kit.experiments import run_experiment
+    from igrpo_kit.experiments.presets import load_experiment
+    from igrpo_kit.experiments.runner import run_experiment
 
-    experiment = _experiment(args.preset)
+    experiment = load_experiment(args.preset)
     folder = args.out or Path("runs") / experiment.name
-    print(
-        f"{experiment.title}: {len(experiment.methods)} methods x {len(experiment.seeds)} seeds -> {folder}"
-    )
+    methods, seeds = len(experiment.methods), len(experiment.seeds)
+    print(f"{experiment.title}: {methods} methods x {seeds} seeds -> {folder}")
     run_experiment(experiment, folder, jobs=args.jobs)
-    _print_report(args.preset, folder, folder / "comparison.html")
+    _print_report(experiment, folder, folder / "comparison.html")
 
 
 def _report(args: argparse.Namespace) -> None:
-    _print_report(args.preset, args.records / args.preset, args.out or Path("runs") / f"{args.preset}.html")
+    from igrpo_kit.experiments.presets import load_experiment
+
+    if args.write is not None:
+        from igrpo_kit.experiments.report import write_blocks
+
+        for path in write_blocks(args.write or [Path("README.md"), Path("docs/results.md")]):
+            print(path)
+        return
+    experiment = load_experiment(args.preset)
+    page = args.out or Path("runs") / f"{experiment.name}.html"
+    _print_report(experiment, (args.records or data_path("runs")) / experiment.name, page)
 
 
-def _print_report(preset: str, records_folder: Path, figure_path: Path) -> None:
-    from igrpo_kit.analysis.compare import load_experiment, one_run_table, summarise, table, verdicts
-    from igrpo_kit.experiments import REPORTED, record_folders
+def _print_report(experiment: Any, records_folder: Path, figure_path: Path) -> None:
+    from igrpo_kit.experiments.report import comparison_text
     from igrpo_kit.viz.files import write_html
     from igrpo_kit.viz.runs import plot_comparison
 
-    experiment = _experiment(preset)
-    records, base = load_experiment(records_folder, record_folders(experiment))
+    text, records, base = comparison_text(experiment, records_folder)
     figure = plot_comparison(records, base, title=experiment.title)
     print("Figure, opens without a network:", write_html(figure, figure_path))
-    if len(experiment.seeds) == 1:
-        print("\nHeld-out problems. 95 % intervals over the problems; of another run they say nothing.\n")
-        print(one_run_table(records, base))
-        return
-    summaries = summarise(records, base, baseline=experiment.baseline, against=experiment.against)
-    seeds = len(experiment.seeds)
-    print(f"\nHeld-out problems, single shot from q unless said. Mean [95 % interval over {seeds} seeds].\n")
-    columns = [c for c in REPORTED if any(c in summary.numbers for summary in summaries)]
-    print(table(summaries, base, [experiment.score, *columns]), end="\n\n")
-    for summary in summaries:
-        baseline = summary.against or experiment.baseline
-        for sentence in verdicts(summary, baseline, [experiment.score, "greedy"]):
-            print(sentence)
+    print(text)
 
 
 def _run_one(args: argparse.Namespace) -> None:
-    from igrpo_kit.experiments import run_base, run_one
+    from igrpo_kit.experiments.presets import load_experiment
+    from igrpo_kit.experiments.runner import run_base, run_one
 
-    experiment = _experiment(args.preset)
+    experiment = load_experiment(args.preset)
     if args.method == "base":
         run_base(experiment, args.out)
     else:
@@ -116,10 +107,11 @@ def _run_one(args: argparse.Namespace) -> None:
 
 
 def _pack(args: argparse.Namespace) -> None:
-    from igrpo_kit.experiments import record_folders
-    from igrpo_kit.runlog import pack_run
+    from igrpo_kit.experiments.experiment import record_folders
+    from igrpo_kit.experiments.presets import load_experiment
+    from igrpo_kit.training.records import pack_run
 
-    experiment = _experiment(args.preset)
+    experiment = load_experiment(args.preset)
     source = args.runs or Path("runs") / experiment.name
     for name in ["base", *record_folders(experiment).values()]:
         pack_run(source / name, args.out / experiment.name / name)
@@ -127,13 +119,13 @@ def _pack(args: argparse.Namespace) -> None:
 
 
 def _fetch(args: argparse.Namespace) -> None:
-    from igrpo_kit.fetch import fetch_smollm2
+    from igrpo_kit.policies.gguf import fetch_smollm2
 
     print(fetch_smollm2())
 
 
 def _figures(args: argparse.Namespace) -> None:
-    from igrpo_kit.viz.gallery import draw_pages, draw_pictures
+    from igrpo_kit.experiments.gallery import draw_pages, draw_pictures
 
     for path in draw_pages(args.out):
         print(path)
@@ -147,7 +139,7 @@ def _figures(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from igrpo_kit.scale.batch import export_notebook
+    from igrpo_kit.scale.export import export_notebook
 
     for path in export_notebook(args.notebook, args.out):
         print(path)
@@ -156,8 +148,29 @@ def _export(args: argparse.Namespace) -> None:
 def _student(args: argparse.Namespace) -> None:
     from igrpo_kit.classroom.student import write_student_copies
 
-    for path in write_student_copies(args.lessons, args.out, solutions=args.solutions):
+    for path in write_student_copies(args.lessons or lessons_path(), args.out, solutions=args.solutions):
         print(path)
+
+
+def _lessons(args: argparse.Namespace) -> None:
+    from igrpo_kit.classroom.student import copy_lessons
+
+    copied, kept = copy_lessons(args.out)
+    for path in copied:
+        print(path)
+    if kept:
+        print(f"left as they are, {len(kept)} that exist: {', '.join(path.name for path in kept)}")
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    from igrpo_kit.scale.doctor import examine
+
+    failed = 0
+    for finding in examine():
+        print(finding)
+        failed += finding.status == "failed"
+    if failed:
+        raise RuntimeError(f"{failed} check(s) failed")
 
 
 def _grade(args: argparse.Namespace) -> None:
@@ -171,7 +184,7 @@ def _grade(args: argparse.Namespace) -> None:
 
 
 def _run_notebook(args: argparse.Namespace) -> None:
-    from igrpo_kit.scale.batch import run_notebook
+    from igrpo_kit.scale.export import run_notebook
 
     output = args.out or Path("runs") / args.notebook.name
     run_notebook(args.notebook, output, args.flags)
@@ -226,41 +239,40 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("model", choices=["smollm2"])
     fetch.set_defaults(run=_fetch)
 
+    doctor = commands.add_parser("doctor", help="check versions, device, data, grader, engine and browser")
+    doctor.set_defaults(run=_doctor)
+
     figures = commands.add_parser("figures", help="draw figures/ anew; pictures need a Chromium")
     figures.add_argument("--out", type=Path, default=Path("figures"), help="folder (%(default)s)")
     figures.set_defaults(run=_figures)
     return parser
 
 
-_ABLATED = ("beta", "completions", "split", "select", "objective", "template", "draft-length")
-_PRESETS = (
-    *("demo", "countdown-cpu", "addition-cpu", "graded-cpu", "baselines-cpu", "smollm2-cpu", "smollm2-gpu"),
-    *(f"ablation-{factor}" for factor in _ABLATED),
-)
-
-
 def _add_experiments(commands: Any) -> None:
+    preset = "a preset, or a .yaml file of the same form"
     compare = commands.add_parser("compare", help="train methods side by side, report with intervals")
-    compare.add_argument("--preset", choices=_PRESETS, default="demo", help="(%(default)s)")
+    compare.add_argument("--preset", default="demo", help=f"{preset} (%(default)s)")
     compare.add_argument("--out", type=Path, help="folder of the runs (runs/PRESET)")
     compare.add_argument("--jobs", type=_positive, default=2, help="processes at a time (%(default)s)")
     compare.set_defaults(run=_compare)
 
     report = commands.add_parser("report", help="the table and figure of a comparison from its records")
-    report.add_argument("--preset", choices=_PRESETS, default="countdown-cpu", help="(%(default)s)")
-    report.add_argument("--records", type=Path, default=Path("data/runs"), help="(%(default)s)")
+    report.add_argument("--preset", default="countdown-cpu", help=f"{preset} (%(default)s)")
+    report.add_argument("--records", type=Path, help="folder of the records (those of the kit)")
     report.add_argument("--out", type=Path, help="the figure's file (runs/PRESET.html)")
+    files = "write the generated blocks of these Markdown files instead (README.md docs/results.md)"
+    report.add_argument("--write", type=Path, nargs="*", help=files)
     report.set_defaults(run=_report)
 
     run_one = commands.add_parser("run-one", help="one run of a comparison, for a cluster's job array")
-    run_one.add_argument("preset", choices=_PRESETS)
+    run_one.add_argument("preset", help=preset)
     run_one.add_argument("out", type=Path)
     run_one.add_argument("method", help='as in the preset, or "base"')
     run_one.add_argument("seed", type=_whole, nargs="?", default=0)
     run_one.set_defaults(run=_run_one)
 
     pack = commands.add_parser("pack", help="copy a comparison's records, small, for keeping in data/runs")
-    pack.add_argument("preset", choices=_PRESETS)
+    pack.add_argument("preset", help=preset)
     pack.add_argument("--runs", type=Path, help="folder of the runs (runs/PRESET)")
     pack.add_argument("--out", type=Path, default=Path("data/runs"), help="(%(default)s)")
     pack.set_defaults(run=_pack)
@@ -289,10 +301,14 @@ def _add_scale(commands: Any) -> None:
 
 def _add_classroom(commands: Any) -> None:
     student = commands.add_parser("student", help="the lessons with exercises, their solutions taken out")
-    student.add_argument("--lessons", type=Path, default=Path("notebooks"), help="folder (%(default)s)")
+    student.add_argument("--lessons", type=Path, help="folder (the lessons of the kit)")
     student.add_argument("--out", type=Path, default=Path("notebooks/exercises"), help="folder (%(default)s)")
     student.add_argument("--solutions", action="store_true", help="each folded away below its cell")
     student.set_defaults(run=_student)
+
+    lessons = commands.add_parser("lessons", help="copy the lessons to a folder, never over existing work")
+    lessons.add_argument("out", type=Path, nargs="?", default=Path("lessons"), help="(%(default)s)")
+    lessons.set_defaults(run=_lessons)
 
     grade = commands.add_parser("grade", help="run and grade learners' notebooks; it RUNS THEIR CODE")
     grade.add_argument("submissions", type=Path, help="a folder per learner, or one notebook each")

@@ -14,6 +14,6 @@ import pytest
 @pytest.fixture(scope="session")
 def tiny_policy():
     """The committed Countdown policy; shared, so not to be trained (copy its model first)."""
-    from igrpo_kit.policies import load_policy
+    from igrpo_kit.policies.load import load_policy
 
     return load_policy("tiny", device="cpu")

@@ -8,27 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from igrpo_kit import experiments
-from igrpo_kit.ablations import ABLATIONS, FACTORS, OBJECTIVES, ablate, ablation
 from igrpo_kit.analysis.compare import load_experiment
 from igrpo_kit.cli import _PRESETS
-from igrpo_kit.experiments import (
-    EXPERIMENTS,
-    Experiment,
-    is_complete,
-    record_folders,
-    run_experiment,
-    run_one,
-)
-from igrpo_kit.losses import GRPO, GSPO
-from igrpo_kit.policies import DRAFT_AFTER
-from igrpo_kit.problems import countdown_problems
-from igrpo_kit.rewards import AccuracyReward
-from igrpo_kit.rollout import igrpo_rollout
-from igrpo_kit.runlog import pack_run, read_rows
-from igrpo_kit.samplers import SamplingSettings
-from igrpo_kit.samplers.hf import HFSampler
-from igrpo_kit.update import train_step
+from igrpo_kit.core.losses import GRPO, GSPO
+from igrpo_kit.core.rows import read_rows
+from igrpo_kit.experiments import runner as experiments
+from igrpo_kit.experiments.ablations import ABLATIONS, FACTORS, OBJECTIVES, ablate, ablation
+from igrpo_kit.experiments.experiment import EXPERIMENTS, Experiment, record_folders
+from igrpo_kit.experiments.runner import is_complete, run_experiment, run_one
+from igrpo_kit.policies.policy import DRAFT_AFTER
+from igrpo_kit.policies.samplers.hf import HFSampler
+from igrpo_kit.policies.samplers.sampler import SamplingSettings
+from igrpo_kit.tasks.rewards import AccuracyReward
+from igrpo_kit.tasks.sets.generated import countdown_problems
+from igrpo_kit.training.records import pack_run
+from igrpo_kit.training.rollout import igrpo_rollout
+from igrpo_kit.training.update import train_step
 
 ROOT = Path(__file__).parent.parent
 SMALL = {

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from igrpo_kit.advantages import dead_groups, group_advantages, leave_one_out_advantages
+from igrpo_kit.core.advantages import dead_groups, group_advantages, leave_one_out_advantages
 
 groups = st.integers(2, 8).flatmap(
     lambda G: st.lists(

@@ -6,7 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from igrpo_kit.baselines import (
+from igrpo_kit.core.losses import DAPO, GRPO
+from igrpo_kit.core.prompts import PromptFormat, VerdictFormat
+from igrpo_kit.core.selection import select_first_draft
+from igrpo_kit.experiments.baselines import (
     CRITIQUE_AS_IF_FROM_Q,
     CRITIQUE_GRPO,
     SELF_VERIFICATION,
@@ -21,19 +24,19 @@ from igrpo_kit.baselines import (
     vote_rows,
     weighted_vote,
 )
-from igrpo_kit.checkpoint import CheckpointError
-from igrpo_kit.losses import DAPO, GRPO
-from igrpo_kit.policies import TINY_VERDICTS, Policy, load_policy
-from igrpo_kit.problems import Problem, countdown_problems
-from igrpo_kit.prompts import PromptFormat, VerdictFormat
-from igrpo_kit.rewards import AccuracyReward
-from igrpo_kit.rollout import igrpo_rollout
-from igrpo_kit.samplers import SamplingSettings
-from igrpo_kit.samplers.hf import HFSampler
-from igrpo_kit.samplers.scripted import ScriptedSampler
-from igrpo_kit.selection import select_first_draft
-from igrpo_kit.training import IGRPO_STEPS, TrainConfig, train
-from igrpo_kit.update import trained_stages, update
+from igrpo_kit.policies.load import load_policy
+from igrpo_kit.policies.policy import TINY_VERDICTS, Policy
+from igrpo_kit.policies.samplers.hf import HFSampler
+from igrpo_kit.policies.samplers.sampler import SamplingSettings
+from igrpo_kit.policies.samplers.scripted import ScriptedSampler
+from igrpo_kit.tasks.problem import Problem
+from igrpo_kit.tasks.rewards import AccuracyReward
+from igrpo_kit.tasks.sets.generated import countdown_problems
+from igrpo_kit.training.checkpoint import CheckpointError
+from igrpo_kit.training.config import IGRPO_STEPS, TrainConfig
+from igrpo_kit.training.loop import train
+from igrpo_kit.training.rollout import igrpo_rollout
+from igrpo_kit.training.update import trained_stages, update
 
 FORMAT = PromptFormat(system=None, refinement="{question}[{draft}]")
 VERDICTS = VerdictFormat(PromptFormat(system=None, refinement="{question}?{draft}"), "yes", "no")
@@ -121,7 +124,7 @@ def test_votes_by_hand():
 
 def test_rows_of_votes(policy, monkeypatch):
     """Three answers, the right one in the minority, and a judge who knows."""
-    import igrpo_kit.baselines as room
+    import igrpo_kit.experiments.baselines as room
 
     monkeypatch.setattr(room, "verification_scores", lambda *a: torch.tensor([0.1, 0.9, 0.1]))
     sampler = ScriptedSampler(["3+7+5", "3*7+5", "3+7+5"])

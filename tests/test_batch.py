@@ -16,12 +16,12 @@ import nbformat
 import pytest
 
 from igrpo_kit.cli import main
-from igrpo_kit.runlog import read_rows
-from igrpo_kit.scale import batch
+from igrpo_kit.core.rows import read_rows
+from igrpo_kit.scale import export as batch
 from tests.test_notebooks import ENVIRONMENT, run_notebook
 
 ROOT = Path(__file__).parents[1]
-LESSON = ROOT / "notebooks" / "07_full_run_a100.ipynb"
+LESSON = ROOT / "notebooks" / "08_full_run_a100.ipynb"
 
 PARAMETERS = '''\
 model: str = "tiny"  # 50 % of it
@@ -594,7 +594,7 @@ def test_vllm_knows_every_flag_of_the_server() -> None:
     assert set(template_flags("vllm serve", "server=$!")) <= known
 
 
-# ---------------------------------------------------------------- lesson 07
+# ---------------------------------------------------------------- lesson 08
 
 
 def test_lesson_07_as_a_script_gives_the_notebooks_numbers(tmp_path: Path) -> None:
@@ -603,7 +603,7 @@ def test_lesson_07_as_a_script_gives_the_notebooks_numbers(tmp_path: Path) -> No
     flags = ["--max-steps", "2", "--seed", "3", "--out-dir", str(tmp_path / "script")]
     with open(tmp_path / "log", "w") as log:  # both at once: most of it is importing
         script = subprocess.Popen(
-            [sys.executable, "07_full_run_a100.py", *flags],
+            [sys.executable, "08_full_run_a100.py", *flags],
             cwd=tmp_path,
             env=ENVIRONMENT,
             stdout=log,

@@ -5,13 +5,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from igrpo_kit.checkpoint import (
-    CheckpointError,
-    load_checkpoint,
-    random_states,
-    restore_random_states,
-    save_checkpoint,
-)
+from igrpo_kit.core.randomness import random_states, restore_random_states
+from igrpo_kit.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 
 
 def test_a_tree_comes_back_with_its_types(tmp_path):

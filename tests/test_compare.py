@@ -14,11 +14,11 @@ from igrpo_kit.analysis.compare import (
     one_run_table,
     pass_at,
     score_at,
-    summarise,
+    summarize,
     table,
     verdicts,
 )
-from igrpo_kit.runlog import SkippedLinesWarning, read_rows, write_rows
+from igrpo_kit.core.rows import SkippedLinesWarning, read_rows, write_rows
 
 SEED_0 = Path(__file__).parent.parent / "data" / "runs" / "countdown-cpu" / "grpo-4" / "seed-0"
 
@@ -69,7 +69,7 @@ def test_an_entropy_nobody_measured_is_left_blank(monkeypatch):
     records = [record("grpo", seed, [2, 2], tokens=10, seconds=1.0) for seed in (0, 1)]
     for row in records[1].evaluations:
         row["entropy"] = None
-    summaries = summarise(records, BASE | {"entropy": None}, baseline="grpo")
+    summaries = summarize(records, BASE | {"entropy": None}, baseline="grpo")
     assert "entropy" not in summaries[0].numbers
     rows = table(summaries, BASE | {"entropy": None}, ["entropy", "length"]).splitlines()
     assert rows[2:] == ["| before training |  |  |  |", "| grpo | 2 |  | 3.000 [3.000, 3.000] |"]
@@ -94,7 +94,7 @@ def summaries(monkeypatch):
     monkeypatch.setattr("igrpo_kit.analysis.compare.pass_at", lambda row, k: 0.0)  # 8 and 32 of 4 samples
     runs = [record("GRPO", s, [3, 2 + s], tokens=100, seconds=2.0) for s in (0, 1)]
     runs += [record("iGRPO", s, [2, s], tokens=50, seconds=1.0) for s in (0, 1)]
-    return summarise(runs, BASE, baseline="GRPO")
+    return summarize(runs, BASE, baseline="GRPO")
 
 
 def test_a_summary_by_hand(summaries):
@@ -134,7 +134,7 @@ def test_the_table_holds_every_method_and_difference(summaries):
 def test_a_missing_baseline_or_evaluation_is_named():
     runs = [record("iGRPO", s, [1, 1], tokens=1, seconds=1.0) for s in (0, 1)]
     with pytest.raises(ValueError, match="GRPO-8"):
-        summarise(runs, BASE, baseline="GRPO-8")
+        summarize(runs, BASE, baseline="GRPO-8")
     unfinished = Record("iGRPO", 3, runs[0].metrics, runs[0].evaluations[:1])
     with pytest.raises(LookupError, match="iGRPO, seed 3"):
         unfinished.final("q")
@@ -226,7 +226,7 @@ def test_a_difference_can_be_taken_to_another_method(monkeypatch):
     monkeypatch.setattr("igrpo_kit.analysis.compare.pass_at", lambda row, k: 0.0)
     ends = {"A": [3, 3], "B": [2, 2], "C": [3, 2]}
     runs = [record(m, s, end, tokens=100, seconds=1.0) for m, end in ends.items() for s in (0, 1)]
-    a, b, c = summarise(runs, BASE, baseline="A", against={"C": "B"})
+    a, b, c = summarize(runs, BASE, baseline="A", against={"C": "B"})
     assert (a.differences, b.against, c.against) == ({}, None, "B")
     assert b.differences["accuracy"].estimate == pytest.approx(-0.25)
     assert c.differences["accuracy"].estimate == pytest.approx(0.125)
@@ -234,16 +234,16 @@ def test_a_difference_can_be_taken_to_another_method(monkeypatch):
     assert lines[-2].startswith("| difference: B |")
     assert lines[-1].startswith("| difference: C to B |")
     with pytest.raises(ValueError, match="'D' is not among the records"):
-        summarise(runs, BASE, baseline="A", against={"C": "D"})
+        summarize(runs, BASE, baseline="A", against={"C": "D"})
 
 
 def test_votes_are_columns_where_they_were_evaluated(monkeypatch):
     monkeypatch.setattr("igrpo_kit.analysis.compare.pass_at", lambda row, k: 0.0)
     runs = [record("A", s, [3, 3], tokens=100, seconds=1.0) for s in (0, 1)]
-    assert "vote of 8" not in summarise(runs, BASE, baseline="A")[0].numbers
+    assert "vote of 8" not in summarize(runs, BASE, baseline="A")[0].numbers
     for run in runs:
         run.evaluations.append(evaluation(2, [1, 0], protocol="vote", samples=1, final=True))
-    assert summarise(runs, BASE, baseline="A")[0].numbers["vote of 8"].estimate == pytest.approx(0.5)
+    assert summarize(runs, BASE, baseline="A")[0].numbers["vote of 8"].estimate == pytest.approx(0.5)
 
 
 def test_runs_made_once_get_intervals_over_problems_only():

@@ -21,8 +21,8 @@ from igrpo_kit.analysis.dynamics import (
     value_at,
     with_metric,
 )
-from igrpo_kit.experiments import EXPERIMENTS, record_folders
-from igrpo_kit.runlog import read_rows
+from igrpo_kit.core.rows import read_rows
+from igrpo_kit.experiments.experiment import EXPERIMENTS, record_folders
 
 RECORDS = Path(__file__).parent.parent / "data" / "runs"
 
@@ -155,8 +155,8 @@ def test_counts_come_back_exactly_from_shares():
         rr, wr = rng.integers(0, shown_right + 1), rng.integers(0, 128 - shown_right + 1)
         counts = [int(rr), int(shown_right - rr), int(wr), int(128 - shown_right - wr)]
         rows.append(transition_row(step, counts, 32))
-        spoilt, repaired = rows[-1]["right_to_wrong"], rows[-1]["wrong_to_right"]
-        if None not in (spoilt, repaired) and abs(1 - spoilt - repaired) < 1e-3:
+        regressed, repaired = rows[-1]["right_to_wrong"], rows[-1]["wrong_to_right"]
+        if None not in (regressed, repaired) and abs(1 - regressed - repaired) < 1e-3:
             undetermined += 1
         else:
             expected.append(counts)

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from igrpo_kit.analysis.evaluate import evaluate, evaluate_to_file, fingerprint, read_evaluation
-from igrpo_kit.analysis.passk import majority_curve, pass_at_1_over_runs, pass_at_k_curve
-from igrpo_kit.problems import Problem, answer_of
-from igrpo_kit.prompts import PromptFormat
-from igrpo_kit.rewards import AccuracyReward, Scores
-from igrpo_kit.runlog import SkippedLinesWarning, read_rows, write_rows
-from igrpo_kit.samplers.scripted import ScriptedSampler
+from igrpo_kit.analysis.evaluation import evaluate, evaluate_to_file, fingerprint, read_evaluation
+from igrpo_kit.analysis.stats.passk import majority_curve, pass_at_1_over_runs, pass_at_k_curve
+from igrpo_kit.core.prompts import PromptFormat
+from igrpo_kit.core.rows import SkippedLinesWarning, read_rows, write_rows
+from igrpo_kit.policies.samplers.scripted import ScriptedSampler
+from igrpo_kit.tasks.problem import Problem
+from igrpo_kit.tasks.rewards import AccuracyReward, Scores
+from igrpo_kit.tasks.verification import answer_of
 
 ROOT = Path(__file__).parent.parent
 FORMAT = PromptFormat(system=None, refinement="{question} [{draft}]")

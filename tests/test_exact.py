@@ -5,10 +5,10 @@ from itertools import product
 import pytest
 import torch
 
-from igrpo_kit.advantages import group_advantages, leave_one_out_advantages
 from igrpo_kit.analysis.exact import best_draft_probabilities, expected_group_gradient
-from igrpo_kit.selection import select_best_draft
-from igrpo_kit.toy import best_of_n_probability
+from igrpo_kit.core.advantages import group_advantages, leave_one_out_advantages
+from igrpo_kit.core.selection import select_best_draft
+from igrpo_kit.core.toy import best_of_n_probability
 
 PI = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 
@@ -63,10 +63,10 @@ def test_the_true_gradient_is_autograds():
 
 @pytest.mark.parametrize("group_size", [2, 4, 8])
 def test_the_groups_own_mean_shrinks_the_gradient(group_size):
-    centred = expected_group_gradient(
+    centered = expected_group_gradient(
         LOGITS, REWARDS, group_size, lambda r: group_advantages(r, scale_by_std=False)
     )
-    torch.testing.assert_close(centred, TRUE * (group_size - 1) / group_size)
+    torch.testing.assert_close(centered, TRUE * (group_size - 1) / group_size)
     unbiased = expected_group_gradient(LOGITS, REWARDS, group_size, leave_one_out_advantages)
     torch.testing.assert_close(unbiased, TRUE)
 

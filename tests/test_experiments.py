@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from igrpo_kit import experiments
 from igrpo_kit.analysis import compare
-from igrpo_kit.analysis.evaluate import evaluate
+from igrpo_kit.analysis.evaluation import evaluate
 from igrpo_kit.cli import main
-from igrpo_kit.experiments import EXPERIMENTS, held_out, is_complete, record_folders, run_name
-from igrpo_kit.problems import Problem
-from igrpo_kit.prompts import PromptFormat
-from igrpo_kit.runlog import pack_run, read_rows
-from igrpo_kit.samplers.scripted import ScriptedSampler
+from igrpo_kit.core.prompts import PromptFormat
+from igrpo_kit.core.rows import read_rows
+from igrpo_kit.experiments import runner as experiments
+from igrpo_kit.experiments.experiment import EXPERIMENTS, record_folders, run_name
+from igrpo_kit.experiments.runner import held_out, is_complete
+from igrpo_kit.policies.samplers.scripted import ScriptedSampler
+from igrpo_kit.tasks.problem import Problem
+from igrpo_kit.training.records import pack_run
 
 ROOT = Path(__file__).parent.parent
 FORMAT = PromptFormat(system=None, refinement="{question} [{draft}]")

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from igrpo_kit.analysis.compare import load_experiment
-from igrpo_kit.experiments import EXPERIMENTS, record_folders
-from igrpo_kit.samplers import Samples
+from igrpo_kit.experiments.experiment import EXPERIMENTS, record_folders
+from igrpo_kit.policies.samplers.sampler import Samples
 from igrpo_kit.viz.completions import (
     CompletionsBrowser,
     TokenView,
@@ -107,7 +107,7 @@ def test_tokens_are_tinted_by_their_share_of_the_range():
         r"rgba\(([\d, ]+), ([\d.]+)\)", colored_tokens(list("abcd"), [1.0, 2.0, 3.0, float("nan")])
     )
     assert [float(x[1]) for x in (low, middle, high, unknown)] == [0.0, 0.275, 0.55, 0.0]
-    below, above = re.findall(r"rgba\(([\d, ]+), ([\d.]+)\)", colored_tokens("ab", [0.5, 2.0], centre=1.0))
+    below, above = re.findall(r"rgba\(([\d, ]+), ([\d.]+)\)", colored_tokens("ab", [0.5, 2.0], center=1.0))
     assert below == ("0, 114, 178", "0.275") and above == ("213, 94, 0", "0.550")
     assert 'title="0.5"' in colored_tokens("ab", [0.5, 2.0])
     with pytest.raises(ValueError, match="values: 1 for 2 tokens"):

@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from igrpo_kit import fetch
-from igrpo_kit.fetch import MODELS, fetch_smollm2, read_gguf
-from igrpo_kit.samplers import SamplingSettings
-from igrpo_kit.samplers.hf import HFSampler
+from igrpo_kit.policies import gguf as fetch
+from igrpo_kit.policies.gguf import MODELS, fetch_smollm2, read_gguf
+from igrpo_kit.policies.samplers.hf import HFSampler
+from igrpo_kit.policies.samplers.sampler import SamplingSettings
 from tests.tiny_models import llama
 
 TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *"0123456789+=Ġabcdefghijklmn", "ab", "cd"]

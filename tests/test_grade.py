@@ -25,14 +25,14 @@ from igrpo_kit.classroom.transport import decode, encode
 RIGHT = """
 import torch
 def my_group_advantages(rewards):
-    centred, std = rewards - rewards.mean(1, keepdim=True), rewards.std(1, keepdim=True)
-    return torch.where((rewards == rewards[:, :1]).all(1, keepdim=True), 0.0, centred / std)
+    centered, std = rewards - rewards.mean(1, keepdim=True), rewards.std(1, keepdim=True)
+    return torch.where((rewards == rewards[:, :1]).all(1, keepdim=True), 0.0, centered / std)
 """
 POPULATION = RIGHT.replace("rewards.std(1, keepdim=True)", "rewards.std(1, keepdim=True, correction=0)")
 QUICK = Limits(cell_seconds=3, notebook_seconds=240)
 
 
-def submit(folder, name, *cells, lesson="03_grpo_by_hand"):
+def submit(folder, name, *cells, lesson="04_grpo_by_hand"):
     """A learner's notebook with these code cells."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
     notebook.metadata["igrpo_kit"] = {"lesson": lesson}
@@ -146,7 +146,7 @@ def test_what_a_notebook_started_is_ended_with_it(tmp_path):
 def test_one_bad_submission_affects_nobody_else(tmp_path):
     for student, cell in (("ada", RIGHT), ("bob", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")):
         (tmp_path / student).mkdir()
-        submit(tmp_path / student, "03_grpo_by_hand", cell)
+        submit(tmp_path / student, "04_grpo_by_hand", cell)
     (tmp_path / "cy.ipynb").write_text("{ no notebook")
     submit(tmp_path, "dee", "x = 1", lesson="77_unknown")
     grades = {(g.student, g.exercise): g for g in grade_folder(tmp_path, QUICK)}

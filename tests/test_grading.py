@@ -21,16 +21,10 @@ import torch  # noqa: F401  its threads run in this process while workers are st
 from hypothesis import given, settings
 from hypothesis.strategies import lists, sampled_from
 
-from igrpo_kit import _grading_pool, _grading_worker
-from igrpo_kit.grading import (
-    Grade,
-    Grader,
-    _bare,
-    _bare_gold,
-    _compare_numbers,
-    _refused,
-    extract_answer,
-)
+from igrpo_kit.tasks.grading import pool as _grading_pool
+from igrpo_kit.tasks.grading import worker as _grading_worker
+from igrpo_kit.tasks.grading.extraction import extract_answer
+from igrpo_kit.tasks.grading.grader import Grade, Grader, _bare, _bare_gold, _compare_numbers, _refused
 
 CASES = [
     json.loads(line)
@@ -189,7 +183,7 @@ def test_a_megabyte_is_extracted_in_linear_time(name):
 # --------------------------------------------------------------------------------------- verdicts by label
 
 
-def test_labelled_cases(grader):
+def test_labeled_cases(grader):
     """A case marked `known` has math-verify's verdict instead of a teacher's: `over-accepted` or `missed`."""
     assert len(CASES) >= 200
     assert all(
@@ -322,7 +316,7 @@ def math_verify():
 
 
 def test_verdicts_are_math_verifys_on_the_isolated_answer(math_verify):
-    """Of all labelled cases that reach a comparison; among them every known over-acceptance and miss."""
+    """Of all labeled cases that reach a comparison; among them every known over-acceptance and miss."""
     compared = [case for case in CASES if case["status"] in ("correct", "incorrect")]
     for case in compared:
         gold, answer = _bare_gold(case["gold"]), _bare(extract_answer(case["completion"]))
@@ -613,7 +607,7 @@ def test_what_is_known_is_not_asked_again_but_what_timed_out_is(scripted, tmp_pa
 
 
 def test_the_cache_forgets_the_oldest(scripted, tmp_path, monkeypatch):
-    from igrpo_kit import grading
+    from igrpo_kit.tasks.grading import grader as grading
 
     monkeypatch.setattr(grading, "CACHE_SIZE", 3)
     grader = scripted(num_workers=1)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from igrpo_kit.analysis.intervals import (
+from igrpo_kit.analysis.stats.intervals import (
     bootstrap_interval,
     paired_difference,
     student_interval,

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from igrpo_kit.judge import JUDGE_STATUSES, JudgeReward, judge_messages, parse_score
-from igrpo_kit.problems import Problem
-from igrpo_kit.rewards import status_counts
+from igrpo_kit.tasks.judge import JUDGE_STATUSES, JudgeReward, judge_messages, parse_score
+from igrpo_kit.tasks.problem import Problem
+from igrpo_kit.tasks.rewards import status_counts
 
 PROBLEM = Problem("p", "What is 6 * 7?", "42", "math500")
 ERROR_BODY = b'{"error": "scripted"}'

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from igrpo_kit.losses import (
+from igrpo_kit.core.losses import (
     CISPO,
     DAPO,
     GRPO,

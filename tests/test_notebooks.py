@@ -21,10 +21,10 @@ MAX_CODE_LINES = 25
 # Parameters under which a lesson runs quickly; the others run as they are.
 FAST: dict[str, dict] = {
     "01_best_of_n": {"trials": 20_000, "steps": 60},
-    "04_two_stages": {"prompts": 20_000},
-    "05_cpu_run": {"FAST": True},
-    "06_single_gpu_run": {"FAST": True},
-    "07_full_run_a100": {"max_steps": 2},
+    "05_two_stages": {"prompts": 20_000},
+    "06_cpu_run": {"FAST": True},
+    "07_single_gpu_run": {"FAST": True},
+    "08_full_run_a100": {"max_steps": 2},
 }
 # The package is found without being installed. Whatever asks for the network finds nobody there; a lesson's
 # own server on this machine it does find.
@@ -85,9 +85,9 @@ def test_runs_top_to_bottom(path):
     assert "All checks passed" in printed
 
 
-@pytest.mark.parametrize("name", ["03_grpo_by_hand", "08_entropy_and_pass_at_n"])
+@pytest.mark.parametrize("name", ["04_grpo_by_hand", "09_entropy_and_pass_at_n"])
 def test_run_all_goes_through_a_student_copy_with_nothing_written(name):
-    """Lesson 08 reads records as well: a copy finds them from its own folder."""
+    """Lesson 09 reads records as well: a copy finds them from its own folder."""
     executed = run_notebook(ROOT / "notebooks" / "exercises" / f"{name}.ipynb", FAST.get(name, {}))
     said = "".join(
         output.data.get("text/plain", "")

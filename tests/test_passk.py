@@ -4,15 +4,15 @@ from math import comb
 import numpy as np
 import pytest
 
-from igrpo_kit.analysis.intervals import bootstrap_means, wilson_interval
-from igrpo_kit.analysis.passk import (
+from igrpo_kit.analysis.stats.intervals import bootstrap_means, wilson_interval
+from igrpo_kit.analysis.stats.passk import (
     majority_at_k,
     majority_curve,
     pass_at_1_over_runs,
-    pass_at_k,
     pass_at_k_curve,
     pass_at_k_interval,
 )
+from igrpo_kit.core.passk import pass_at_k
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from igrpo_kit import policies
-from igrpo_kit.policies import DRAFT_AFTER, DRAFT_BEFORE, Policy, load_policy, local_policies
-from igrpo_kit.prompts import PAPER_FORMAT
+from igrpo_kit.core.prompts import PAPER_FORMAT
+from igrpo_kit.policies import load as policies
+from igrpo_kit.policies.load import load_policy, local_policies
+from igrpo_kit.policies.policy import DRAFT_AFTER, DRAFT_BEFORE, Policy
 from tests.test_fetch import write_gguf
 from tests.tiny_models import llama, qwen, tokenizer
 

@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from igrpo_kit import pretrain as room
-from igrpo_kit.policies import Policy, load_policy
-from igrpo_kit.pretrain import TASKS, pretrain
-from igrpo_kit.problems import load_problems, verify
-from igrpo_kit.samplers import SamplingSettings
-from igrpo_kit.samplers.hf import HFSampler
+from igrpo_kit.policies.load import load_policy
+from igrpo_kit.policies.policy import Policy
+from igrpo_kit.policies.samplers.hf import HFSampler
+from igrpo_kit.policies.samplers.sampler import SamplingSettings
+from igrpo_kit.tasks.sets.files import load_problems
+from igrpo_kit.tasks.verification import verify
+from igrpo_kit.training import sft as room
+from igrpo_kit.training.sft import TASKS, pretrain
 
 PROBLEMS = Path(__file__).parent.parent / "data" / "problems"
 

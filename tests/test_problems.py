@@ -12,23 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from igrpo_kit import problems, puzzles
-from igrpo_kit.grading import Grader
-from igrpo_kit.presets import PRESETS, load_preset, preset_problems
-from igrpo_kit.problems import (
-    GYM_DATASETS,
-    Problem,
-    addition_problems,
-    check_golds,
-    countdown_max_problems,
-    countdown_problems,
-    has_exact_verifier,
-    load_problems,
-    reasoning_gym_problems,
-    save_problems,
-    verify,
-)
-from igrpo_kit.puzzles import addition_solutions, countdown_solutions, countdown_values, is_held_out
+from igrpo_kit.tasks import puzzles
+from igrpo_kit.tasks.grading.grader import Grader
+from igrpo_kit.tasks.problem import Problem
+from igrpo_kit.tasks.puzzles import addition_solutions, countdown_solutions, countdown_values, is_held_out
+from igrpo_kit.tasks.sets import generated as problems
+from igrpo_kit.tasks.sets.files import load_problems, save_problems
+from igrpo_kit.tasks.sets.generated import addition_problems, countdown_max_problems, countdown_problems
+from igrpo_kit.tasks.sets.gym import GYM_DATASETS, reasoning_gym_problems
+from igrpo_kit.tasks.sets.hub import PRESETS, load_preset, preset_problems
+from igrpo_kit.tasks.verification import check_golds, has_exact_verifier, verify
 
 DATA = Path(__file__).parent.parent / "data" / "problems"
 DRAWS = [countdown_problems, partial(countdown_max_problems, num_numbers=3), addition_problems]
@@ -520,7 +513,7 @@ def test_presets_read_the_real_columns(name: str, monkeypatch: pytest.MonkeyPatc
     assert asked == [(preset.hub_id, config, preset.split) for config in preset.configs]
     assert len(loaded) == len({p.id for p in loaded}) == 2 * len(preset.configs)
     assert {(p.question, p.answer, p.source) for p in loaded} == {(question, answer, name)}
-    assert preset.licence
+    assert preset.license
     assert preset.note
 
 

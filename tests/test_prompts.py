@@ -4,12 +4,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from igrpo_kit.prompts import (
+from igrpo_kit.core.prompts import (
     PAPER_FORMAT,
     SYSTEM_PROMPT,
     PromptFormat,
     keep_last_tokens,
-    neutralise,
+    neutralize,
     problem_messages,
     refinement_messages,
     special_tokens,
@@ -91,7 +91,7 @@ def test_a_hostile_draft_cannot_leave_its_slot(tokenizer, draft):
 @given(st.text(alphabet="<|>/imendstar_ d\n", max_size=60))
 @settings(max_examples=300, deadline=None)
 def test_no_text_survives_as_a_marker(text):
-    out = neutralise(text, ["<|im_start|>", "<|im_end|>"])
+    out = neutralize(text, ["<|im_start|>", "<|im_end|>"])
     for marker in ("<|im_start|>", "<|im_end|>", "</draft>", "</s>", "<d>"):
         assert marker not in out
     assert out.replace(" ", "") == text.replace(" ", "")  # nothing but spaces was added
@@ -99,7 +99,7 @@ def test_no_text_survives_as_a_marker(text):
 
 def test_ordinary_text_is_untouched():
     text = "If a < b and b > c then |a - b| <= 3; <think>ok</think> <answer>7</answer> [a, b]"
-    assert neutralise(text) == text
+    assert neutralize(text) == text
 
 
 def test_special_tokens_include_those_added_later(tokenizer):

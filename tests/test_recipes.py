@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from igrpo_kit.presets import PRESETS
 from igrpo_kit.scale.recipes import fits, load_recipe, problem_set, recipe_names
+from igrpo_kit.tasks.sets.hub import PRESETS
 
 NAMES = recipe_names()
 # Table S.2, line by line; since transformers 5 warmup_ratio is warmup_steps below 1, and the attention kernel

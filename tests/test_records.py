@@ -8,22 +8,17 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from igrpo_kit.ablations import ABLATIONS
-from igrpo_kit.analysis.compare import (
-    COLUMNS,
-    load_experiment,
-    one_run_table,
-    summarise,
-    table,
-    verdicts,
-)
-from igrpo_kit.analysis.evaluate import fingerprint, read_evaluation
-from igrpo_kit.analysis.passk import majority_curve, pass_at_k_curve
-from igrpo_kit.experiments import EXPERIMENTS, held_out, record_folders
-from igrpo_kit.policies import load_policy
-from igrpo_kit.rewards import AccuracyReward
-from igrpo_kit.runlog import RunLog, read_rows
-from igrpo_kit.training import TrainConfig
+from igrpo_kit.analysis.compare import COLUMNS, load_experiment, one_run_table, summarize, table, verdicts
+from igrpo_kit.analysis.evaluation import fingerprint, read_evaluation
+from igrpo_kit.analysis.stats.passk import majority_curve, pass_at_k_curve
+from igrpo_kit.core.rows import read_rows
+from igrpo_kit.experiments.ablations import ABLATIONS
+from igrpo_kit.experiments.experiment import EXPERIMENTS, record_folders
+from igrpo_kit.experiments.runner import held_out
+from igrpo_kit.policies.load import load_policy
+from igrpo_kit.tasks.rewards import AccuracyReward
+from igrpo_kit.training.config import TrainConfig
+from igrpo_kit.training.records import RunLog
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "data" / "runs"
@@ -34,7 +29,7 @@ README_COLUMNS = ["greedy", "at equal gradient tokens", "at equal seconds", "own
 def summaries_of(name):
     experiment = EXPERIMENTS[name]
     records, base = load_experiment(RECORDS / name, record_folders(experiment))
-    return experiment, records, base, summarise(records, base, baseline=experiment.baseline)
+    return experiment, records, base, summarize(records, base, baseline=experiment.baseline)
 
 
 @pytest.mark.parametrize("name", COMMITTED)
@@ -246,7 +241,7 @@ def test_the_readme_quotes_ablations_and_baselines_as_recorded(name):
     experiment = {**ABLATIONS, **EXPERIMENTS}[name]
     records, base = load_experiment(RECORDS / name, record_folders(experiment))
     said = set()
-    for s in summarise(records, base, baseline=experiment.baseline, against=experiment.against):
+    for s in summarize(records, base, baseline=experiment.baseline, against=experiment.against):
         said |= {f"- {v}" for v in verdicts(s, s.against or experiment.baseline, [experiment.score])}
     methods = tuple(f"- {method}: accuracy is" for method in experiment.methods)
     section = (

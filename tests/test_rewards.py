@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from igrpo_kit.grading import Grade, Grader
-from igrpo_kit.problems import Problem
-from igrpo_kit.rewards import (
+from igrpo_kit.tasks.grading.grader import Grade, Grader
+from igrpo_kit.tasks.problem import Problem
+from igrpo_kit.tasks.rewards import (
     AccuracyReward,
     FormatReward,
     LengthPenalty,

@@ -3,13 +3,13 @@ import math
 import pytest
 import torch
 
-from igrpo_kit.advantages import group_advantages
-from igrpo_kit.metrics import fill_unscored, rollout_metrics
-from igrpo_kit.problems import Problem
-from igrpo_kit.prompts import PromptFormat
-from igrpo_kit.rollout import NOT_DRAWN, igrpo_rollout, rollout_with_next_drafts, sample_drafts
-from igrpo_kit.samplers.scripted import ScriptedSampler
-from igrpo_kit.selection import select_no_draft, select_worst_draft
+from igrpo_kit.core.advantages import fill_unscored, group_advantages
+from igrpo_kit.core.prompts import PromptFormat
+from igrpo_kit.core.selection import select_no_draft, select_worst_draft
+from igrpo_kit.policies.samplers.scripted import ScriptedSampler
+from igrpo_kit.tasks.problem import Problem
+from igrpo_kit.training.metrics import rollout_metrics
+from igrpo_kit.training.rollout import NOT_DRAWN, igrpo_rollout, rollout_with_next_drafts, sample_drafts
 
 PROBLEMS = [Problem("a", "1+1?", "2", "hand"), Problem("b", "2+3?", "5", "hand")]
 FORMAT = PromptFormat(system=None, refinement="{question} [{draft}]")

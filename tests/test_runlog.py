@@ -9,19 +9,17 @@ import time
 import numpy as np
 import pytest
 
-from igrpo_kit import runlog
-from igrpo_kit.runlog import (
-    RunLog,
+from igrpo_kit.core import rows as runlog
+from igrpo_kit.core.rows import (
     SkippedLinesWarning,
     append_row,
     keep_rows,
-    pack_run,
     read_checked_rows,
     read_columns,
     read_rows,
-    read_run,
     write_atomically,
 )
+from igrpo_kit.training.records import RunLog, pack_run, read_run
 
 
 def test_rows_come_back_in_order(tmp_path):

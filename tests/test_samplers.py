@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from igrpo_kit.prompts import Messages
-from igrpo_kit.samplers import Samples, SamplingSettings, hf
-from igrpo_kit.samplers._llama import SmallLlamaDecoder, is_small_llama
-from igrpo_kit.samplers.hf import CachedDecoder, HFSampler, draw_tokens
-from igrpo_kit.samplers.scripted import ScriptedSampler
+from igrpo_kit.core.prompts import Messages
+from igrpo_kit.policies.samplers import hf
+from igrpo_kit.policies.samplers.hf import CachedDecoder, HFSampler, draw_tokens
+from igrpo_kit.policies.samplers.llama import SmallLlamaDecoder, is_small_llama
+from igrpo_kit.policies.samplers.sampler import Samples, SamplingSettings
+from igrpo_kit.policies.samplers.scripted import ScriptedSampler
 from tests.tiny_models import ANSWER, BOS, EOS, PAD, VOCABULARY, gpt2, llama, qwen, tokenizer
 
 MODELS = {"llama": llama, "grouped-query llama": lambda: llama(kv_heads=1), "qwen2": qwen, "gpt2": gpt2}

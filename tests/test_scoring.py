@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from igrpo_kit import scoring
-from igrpo_kit.scoring import completion_log_probs
+from igrpo_kit.policies import log_probs as scoring
+from igrpo_kit.policies.log_probs import completion_log_probs
 from tests.tiny_models import VOCABULARY, gpt2, llama, qwen
 
 PROMPTS = [[1, 9, 8, 7, 3], [1, 5, 3], [1, 20, 21, 22, 23, 24, 25, 3]]

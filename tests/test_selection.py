@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from igrpo_kit.selection import (
+from igrpo_kit.core.selection import (
     NO_DRAFT,
     select_best_draft,
     select_first_draft,

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from igrpo_kit import tokens
-from igrpo_kit.tokens import completion_mask, masked_mean, token_entropy, token_log_probs
+from igrpo_kit.core import tokens
+from igrpo_kit.core.tokens import completion_mask, masked_mean, token_entropy, token_log_probs
 
 EOS, PAD = 2, 0
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from igrpo_kit.toy import (
+from igrpo_kit.core.toy import (
     best_of_n_probability,
     dead_group_probability,
     simulate_best_of_n,

@@ -17,15 +17,15 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 from trl import GRPOConfig, GRPOTrainer, TrlParser
 
-from igrpo_kit.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from igrpo_kit.losses import DAPO, GRPO, GSPO, DrGRPO
-from igrpo_kit.problems import countdown_problems
-from igrpo_kit.rewards import AccuracyReward, FormatReward, Scores
-from igrpo_kit.rollout import Rollout, Stage
-from igrpo_kit.samplers import Samples
+from igrpo_kit.core.losses import DAPO, GRPO, GSPO, DrGRPO
+from igrpo_kit.policies.samplers.sampler import Samples
 from igrpo_kit.scale import trainer as module
 from igrpo_kit.scale.trainer import IGRPOConfig, IGRPOTrainer, TRLMovedError, check_trl, problem_dataset
-from igrpo_kit.update import train_step
+from igrpo_kit.tasks.rewards import AccuracyReward, FormatReward, Scores
+from igrpo_kit.tasks.sets.generated import countdown_problems
+from igrpo_kit.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from igrpo_kit.training.rollout import Rollout, Stage
+from igrpo_kit.training.update import train_step
 from tests import tiny_models
 from tests.trainer_worker import QUESTIONS, Recorded, Scripted, config, dataset, digit_share, main, trainer
 

@@ -12,28 +12,22 @@ from pathlib import Path
 import pytest
 import torch
 
-import igrpo_kit.training
-from igrpo_kit.checkpoint import CheckpointError, load_checkpoint
-from igrpo_kit.losses import CISPO, DAPO, GRPO, GSPO, DrGRPO
-from igrpo_kit.policies import Policy
-from igrpo_kit.problems import countdown_problems
-from igrpo_kit.rewards import AccuracyReward
-from igrpo_kit.rollout import igrpo_rollout
-from igrpo_kit.runlog import read_rows
-from igrpo_kit.samplers import SamplingSettings
-from igrpo_kit.samplers.hf import HFSampler
-from igrpo_kit.scoring import completion_log_probs
-from igrpo_kit.training import (
-    NonFiniteError,
-    TrainConfig,
-    derived_seed,
-    learning_rate_at,
-    peak_memory_mb,
-    problems_of_step,
-    reset_peak_memory,
-    train,
-)
-from igrpo_kit.update import train_step
+import igrpo_kit.training.loop
+from igrpo_kit.core.losses import CISPO, DAPO, GRPO, GSPO, DrGRPO
+from igrpo_kit.core.randomness import derived_seed
+from igrpo_kit.core.rows import read_rows
+from igrpo_kit.policies.log_probs import completion_log_probs
+from igrpo_kit.policies.policy import Policy
+from igrpo_kit.policies.samplers.hf import HFSampler
+from igrpo_kit.policies.samplers.sampler import SamplingSettings
+from igrpo_kit.tasks.rewards import AccuracyReward
+from igrpo_kit.tasks.sets.generated import countdown_problems
+from igrpo_kit.training.checkpoint import CheckpointError, load_checkpoint
+from igrpo_kit.training.config import TrainConfig, learning_rate_at
+from igrpo_kit.training.loop import problems_of_step, train
+from igrpo_kit.training.memory import peak_memory_mb, reset_peak_memory
+from igrpo_kit.training.rollout import igrpo_rollout
+from igrpo_kit.training.update import NonFiniteError, train_step
 
 ROOT = Path(__file__).parent.parent
 PROBLEMS = countdown_problems(64, seed=0)

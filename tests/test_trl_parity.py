@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from igrpo_kit.losses import CISPO, DAPO, GRPO, GSPO, DrGRPO
+from igrpo_kit.core.losses import CISPO, DAPO, GRPO, GSPO, DrGRPO
 from tests.test_losses import ragged_batch
 
 pytest.importorskip("trl")

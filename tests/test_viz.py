@@ -12,9 +12,10 @@ import pytest
 
 from igrpo_kit.analysis.compare import Record
 from igrpo_kit.analysis.dynamics import Curve
-from igrpo_kit.analysis.intervals import Interval
-from igrpo_kit.toy import ToyResult
-from igrpo_kit.viz import files, gallery, panels, plots, results, runs, style
+from igrpo_kit.analysis.stats.intervals import Interval
+from igrpo_kit.core.toy import ToyResult
+from igrpo_kit.experiments import gallery
+from igrpo_kit.viz import files, panels, plots, results, runs, style
 
 FIGURES = Path(__file__).parents[1] / "figures"
 A_TOY = ToyResult(
@@ -110,10 +111,10 @@ def test_lines_of_unequal_length_are_named():
         plots.plot_lines([0, 1], {"a": [1, 2], "b": [1, 2, 3]}, title="", x_title="", y_title="")
 
 
-def test_every_colour_can_be_seen_on_its_paper():
+def test_every_color_can_be_seen_on_its_paper():
     assert contrast("#000000", "#FFFFFF") == pytest.approx(21)
-    assert min(contrast(c, style.PAPER) for c in (*style.COLORS, style.GREY)) >= 3.0
-    assert min(contrast(c, style.DARK_PAPER) for c in (*style.DARK_COLORS, style.DARK_GREY)) >= 4.9
+    assert min(contrast(c, style.PAPER) for c in (*style.COLORS, style.GRAY)) >= 3.0
+    assert min(contrast(c, style.DARK_PAPER) for c in (*style.DARK_COLORS, style.DARK_GRAY)) >= 4.9
     assert contrast("#E69F00", style.PAPER) < 3.0  # Okabe and Ito's orange: why it is on dark paper only
     for template, paper in ((style.TEMPLATE, style.PAPER), (style.DARK, style.DARK_PAPER)):
         assert contrast(template.layout.font.color, paper) >= 7
@@ -127,13 +128,13 @@ def test_forty_two_traces_in_a_row_all_look_different():
         assert all(len(set(pair)) == 2 for pair in zip(*styles[:2], strict=True))  # in all three at once
 
 
-def test_dark_changes_paper_and_colours_and_nothing_that_is_said():
+def test_dark_changes_paper_and_colors_and_nothing_that_is_said():
     light = results.plot_forest({"a": {"b": Interval(0.1, 0.0, 0.2, 0.95)}}, title="t", x_title="x")
     dark = style.in_dark(light)
     assert files.figure_data(dark) == files.figure_data(light)
     assert style.alt_text(dark) == style.alt_text(light)
     assert dark.data[0].marker.color == dark.data[0].error_x.color == "#56B4E9"
-    assert dark.layout.shapes[0].line.color == style.DARK_GREY
+    assert dark.layout.shapes[0].line.color == style.DARK_GRAY
     assert dark.layout.template.layout.paper_bgcolor == "#0D1117"
     assert light.data[0].marker.color == "#0072B2"  # the figure given is left alone
     lines = plots.plot_lines(np.array([0.5]), {"a": np.array([0.25])}, title="", x_title="", y_title="")
@@ -242,14 +243,14 @@ def test_dead_groups_are_split_by_what_made_them_alike():
     assert shares == {"x": [0.125, 0.125], "x2": [0.375, 0.375]}
 
 
-def drafted_row(step, *, right, spoilt, repaired, copied_of_right):
+def drafted_row(step, *, right, regressed, repaired, copied_of_right):
     return {
         "step": step,
         "right": right,
         "reward": right,
         "copy_rate": 0.5,
         "copy_rate_of_right": copied_of_right,
-        "right_to_wrong": spoilt,
+        "right_to_wrong": regressed,
         "wrong_to_right": repaired,
         "status/correct": 16 * right,
         "status/incorrect": 16 * (1 - right),
@@ -257,22 +258,22 @@ def drafted_row(step, *, right, spoilt, repaired, copied_of_right):
 
 
 def test_flows_of_sixteen_refinements_counted_by_hand():
-    # 12 saw a right draft: 6 copied it, 3 wrote another right answer, 3 spoilt it. Of 4 others 1 is right.
-    row = drafted_row(1, right=10 / 16, spoilt=0.25, repaired=0.25, copied_of_right=0.5)
+    # 12 saw a right draft: 6 copied it, 3 wrote another right answer, 3 regressed it. Of 4 others 1 is right.
+    row = drafted_row(1, right=10 / 16, regressed=0.25, repaired=0.25, copied_of_right=0.5)
     assert runs.flows(row) == pytest.approx([6 / 16, 3 / 16, 3 / 16, 1 / 16, 3 / 16])
-    all_right = drafted_row(1, right=0.75, spoilt=0.25, repaired=None, copied_of_right=0.75)
+    all_right = drafted_row(1, right=0.75, regressed=0.25, repaired=None, copied_of_right=0.75)
     assert runs.flows(all_right) == pytest.approx([0.75, 0, 0.25, 0, 0])
-    all_wrong = drafted_row(1, right=0.25, spoilt=None, repaired=0.25, copied_of_right=None)
+    all_wrong = drafted_row(1, right=0.25, regressed=None, repaired=0.25, copied_of_right=None)
     assert runs.flows(all_wrong) == pytest.approx([0, 0, 0, 0.25, 0.75])
-    alike = drafted_row(1, right=0.5, spoilt=0.5, repaired=0.5, copied_of_right=0.5)
+    alike = drafted_row(1, right=0.5, regressed=0.5, repaired=0.5, copied_of_right=0.5)
     assert np.isnan(runs.flows(alike)).all()  # right and wrong drafts end alike: how many there were is lost
     with pytest.raises(ValueError, match="step 7: no draft was shown"):
         runs.flows({"step": 7, "copy_rate": None})
 
 
 def test_transitions_average_over_seeds_and_steps():
-    first = drafted_row(1, right=10 / 16, spoilt=0.25, repaired=0.25, copied_of_right=0.5)
-    second = drafted_row(1, right=0.75, spoilt=0.25, repaired=None, copied_of_right=0.75)
+    first = drafted_row(1, right=10 / 16, regressed=0.25, repaired=0.25, copied_of_right=0.5)
+    second = drafted_row(1, right=0.75, regressed=0.25, repaired=None, copied_of_right=0.75)
     rows = [{**first, "step": i} for i in range(1, 12)], [{**second, "step": i} for i in range(1, 12)]
     figure = runs.plot_transitions([Record("i", s, r, []) for s, r in enumerate(rows)], title="")
     assert [t.name for t in figure.data] == list(runs.FLOWS)
@@ -297,7 +298,7 @@ def test_pass_at_n_draws_estimates_bands_and_single_draws():
     assert [t.name for t in figure.data] == [None, "GRPO", "before training", "one draw"]
     assert list(figure.data[0].y) == [0.6, 0.75, 0.6, 0.4]
     assert list(trace(figure, "GRPO").y) == [0.5, 0.7]
-    assert trace(figure, "before training").line.color == style.GREY
+    assert trace(figure, "before training").line.color == style.GRAY
     assert trace(figure, "one draw").mode == "markers" and list(trace(figure, "one draw").y) == [0.4, 0.8]
     assert figure.layout.xaxis.tickvals == (1, 2)
 

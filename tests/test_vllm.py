@@ -17,20 +17,23 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import igrpo_kit.samplers.vllm as room
-from igrpo_kit.analysis.evaluate import evaluate
-from igrpo_kit.checkpoint import CheckpointError
-from igrpo_kit.losses import GRPO
-from igrpo_kit.policies import MODELS, Policy, load_policy
-from igrpo_kit.problems import addition_problems, countdown_problems
-from igrpo_kit.rollout import igrpo_rollout
-from igrpo_kit.runlog import read_rows
-from igrpo_kit.samplers import Sampler, Samples, SamplingSettings
-from igrpo_kit.samplers.hf import HFSampler
-from igrpo_kit.samplers.vllm import EngineError, VLLMSampler, disturbed, policy_weights
-from igrpo_kit.scoring import completion_log_probs
-from igrpo_kit.training import TrainConfig, train
-from igrpo_kit.update import train_step
+import igrpo_kit.policies.samplers.vllm as room
+from igrpo_kit.analysis.evaluation import evaluate
+from igrpo_kit.core.losses import GRPO
+from igrpo_kit.core.rows import read_rows
+from igrpo_kit.policies.gguf import MODELS
+from igrpo_kit.policies.load import load_policy
+from igrpo_kit.policies.log_probs import completion_log_probs
+from igrpo_kit.policies.policy import Policy
+from igrpo_kit.policies.samplers.hf import HFSampler
+from igrpo_kit.policies.samplers.sampler import Sampler, Samples, SamplingSettings
+from igrpo_kit.policies.samplers.vllm import EngineError, VLLMSampler, disturbed, policy_weights
+from igrpo_kit.tasks.sets.generated import addition_problems, countdown_problems
+from igrpo_kit.training.checkpoint import CheckpointError
+from igrpo_kit.training.config import TrainConfig
+from igrpo_kit.training.loop import train
+from igrpo_kit.training.rollout import igrpo_rollout
+from igrpo_kit.training.update import train_step
 from tests.tiny_models import ANSWER, BOS, EOS, llama, qwen, tokenizer
 
 # ---------------------------------------------------------------- an engine to play with
@@ -542,7 +545,7 @@ real = [
     pytest.mark.filterwarnings("ignore"),  # the engine's own, of which there are many
     pytest.mark.timeout(3000),
 ]
-QUESTIONS = chat("What is 3 + 4?", "Name three colours, then stop.")
+QUESTIONS = chat("What is 3 + 4?", "Name three colors, then stop.")
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from igrpo_kit import warmstart
-from igrpo_kit.policies import load_policy
-from igrpo_kit.problems import Problem, verify
-from igrpo_kit.samplers.hf import encode_prompts
-from igrpo_kit.warmstart import PLAIN_FORMAT, prepare_smollm2_sums, sum_problems, warm_start, worked_sum
+from igrpo_kit.policies.load import load_policy
+from igrpo_kit.policies.samplers.encoding import encode_prompts
+from igrpo_kit.tasks.problem import Problem
+from igrpo_kit.tasks.sets.gym import sum_problems
+from igrpo_kit.tasks.verification import verify
+from igrpo_kit.training import sft as warmstart
+from igrpo_kit.training.sft import PLAIN_FORMAT, prepare_smollm2_sums, warm_start, worked_sum
 
 PAIRS = [("3,7,5:26", "3*7+5"), ("1,2,3:6", "1+2+3"), ("9,8,1:71", "9*8-1"), ("2,2,2:8", "2*2*2")]
 

@@ -14,8 +14,8 @@ import torch
 from accelerate import DistributedType, PartialState
 from datasets import Dataset
 
-from igrpo_kit.rewards import text_of
 from igrpo_kit.scale.trainer import IGRPOConfig, IGRPOTrainer
+from igrpo_kit.tasks.rewards import text_of
 from tests import tiny_models
 
 TEMPLATE = "{question}:{draft}="

@@ -1,21 +1,28 @@
 """From the records of an experiment to one table: every number with its seeds, its interval, its budget.
 
-Methods are compared at three matched budgets. *Rollouts*: the end of the run, where all have drawn
+Methods are compared at three matched budgets. *Rollouts*: the end of the run, where all have sampled
 P * (N + G) completions per step (GRPO-4 half of that). *Gradient tokens*: where each has trained on as many
-tokens as the thriftiest method in all. *Seconds*: where each has used as much processor time as the quickest
-in all, evaluations not counted. Between two evaluations accuracy is interpolated linearly.
+tokens as the method with the fewest in all. *Seconds*: where each has used as much processor time as the
+quickest in all, evaluations not counted. Between two evaluations accuracy is interpolated linearly.
 """
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from igrpo_kit.analysis.intervals import Interval, bootstrap_interval, paired_difference, student_interval
-from igrpo_kit.analysis.passk import pass_at_k
-from igrpo_kit.runlog import OnError, Row, RunLog, SkippedLinesWarning, read_checked_rows
+from igrpo_kit.analysis.stats.intervals import (
+    Interval,
+    bootstrap_interval,
+    paired_difference,
+    student_interval,
+)
+from igrpo_kit.core.passk import pass_at_k
+from igrpo_kit.core.rows import OnError, Row, SkippedLinesWarning, read_checked_rows
+from igrpo_kit.training.records import RunLog, upgraded
 
 WINDOW = 20
 """steps averaged for "at the start" and "at the end" of a training metric"""
@@ -57,7 +64,7 @@ def _mean(values: Sequence[float | None]) -> float:
 
 def accuracy(row: Row) -> float:
     """Mean over problems of the share of samples that reached the full reward."""
-    return float(np.mean(row["right"])) / row["num_samples"]
+    return float(np.mean(row["correct"])) / row["num_samples"]
 
 
 def mean_reward(row: Row) -> float:
@@ -71,13 +78,15 @@ def entropy(row: Row) -> float:
 
 
 def pass_at(row: Row, k: int) -> float:
-    """Unbiased pass@k, mean over problems."""
-    return float(pass_at_k(row["num_samples"], np.array(row["right"]), k).mean())
+    """Unbiased pass@k, mean over problems; NaN for fewer than k samples."""
+    if row["num_samples"] < k:
+        return float("nan")
+    return float(pass_at_k(row["num_samples"], np.array(row["correct"]), k).mean())
 
 
 METRIC_COLUMNS = (
     "reward",
-    "right",
+    "correct",
     "dead_groups",
     "entropy",
     "length",
@@ -91,7 +100,7 @@ _NUMBER_OR_NULL = (int, float, type(None))
 
 EVALUATION_COLUMNS = {
     "step": int, "final": bool, "protocol": str, "temperature": float, "num_samples": int,
-    "right": list, "reward": list, "entropy": float | None, "length": float,
+    "correct": list, "reward": list, "entropy": float | None, "length": float,
 }  # fmt: skip
 
 
@@ -103,12 +112,13 @@ def _require(row: Row, columns: Iterable[str]) -> None:
         )
 
 
-def _metric_check() -> Callable[[Row], None]:
-    """A check of one file's metric rows in order."""
+def _metric_check() -> Callable[[Row], Row]:
+    """A check of one file's metric rows in order, which returns them under today's names."""
     last = 0
 
-    def check(row: Row) -> None:
+    def check(row: Row) -> Row:
         nonlocal last
+        row = upgraded(row)
         _require(row, ("step", *METRIC_COLUMNS))
         for name in METRIC_COLUMNS:
             if not isinstance(row[name], _NUMBER_OR_NULL):
@@ -116,42 +126,46 @@ def _metric_check() -> Callable[[Row], None]:
         if not isinstance(row["step"], int) or row["step"] <= last:
             raise ValueError(f"step {row['step']!r} after step {last}: not one run in order")
         last = row["step"]
+        return row
 
     return check
 
 
-def _check_evaluation(row: Row) -> None:
+def _check_evaluation(row: Row) -> Row:
+    row = upgraded(row)
     _require(row, EVALUATION_COLUMNS)
     for name, kind in EVALUATION_COLUMNS.items():
         if not isinstance(row[name], int | float if kind is float else kind):
             raise ValueError(f"{name!r} has a value of another kind: {row[name]!r:.60}")
-    if len(row["right"]) != len(row["reward"]):
-        raise ValueError(f"{len(row['right'])} counts in 'right' for {len(row['reward'])} rewards")
-    if not all(isinstance(c, int) and 0 <= c <= row["num_samples"] for c in row["right"]):
-        raise ValueError(f"'right' holds no counts from 0 to {row['num_samples']}")
+    if len(row["correct"]) != len(row["reward"]):
+        raise ValueError(f"{len(row['correct'])} counts in 'correct' for {len(row['reward'])} rewards")
+    if not all(isinstance(c, int) and 0 <= c <= row["num_samples"] for c in row["correct"]):
+        raise ValueError(f"'correct' holds no counts from 0 to {row['num_samples']}")
+    return row
 
 
-def load_record(folder: Path, method: str, seed: int, *, on_error: OnError = "raise") -> Record:
+def load_record(folder: str | Path, method: str, seed: int, *, on_error: OnError = "raise") -> Record:
     """Read one run's folder, packed or not.
 
     Raises FileNotFoundError, and ValueError naming file and line for a row that is torn, not JSON, out of
     order, or without what this version records; on_error="skip" leaves such rows out with a warning.
     """
+    folder = Path(folder)
     metrics = read_checked_rows(folder / RunLog.METRICS, _metric_check(), on_error=on_error)
     evaluations = read_checked_rows(folder / RunLog.EVALUATIONS, _check_evaluation, on_error=on_error)
     return Record(method, seed, list(metrics), list(evaluations))
 
 
-def score_curve(record: Record, base: Row, clock: str) -> tuple[list[float], list[float]]:
+def reward_curve(record: Record, base: Row, clock: str) -> tuple[list[float], list[float]]:
     """Held-out mean reward, single-shot and sampled, against a metric that grows (steps, tokens, seconds)."""
     clock_at = {row["step"]: row[clock] for row in record.metrics}
     times = [0.0, *(clock_at[row["step"]] for row in record.single_shot())]
     return times, [mean_reward(row) for row in (base, *record.single_shot())]
 
 
-def score_at(record: Record, base: Row, clock: str, value: float) -> float:
-    """The score of `score_curve` when the metric `clock` had reached `value`."""
-    return float(np.interp(value, *score_curve(record, base, clock)))
+def reward_at(record: Record, base: Row, clock: str, value: float) -> float:
+    """The reward of `reward_curve` when the metric `clock` had reached `value`."""
+    return float(np.interp(value, *reward_curve(record, base, clock)))
 
 
 @dataclass(frozen=True)
@@ -168,34 +182,63 @@ class Summary:
     """the method the differences are taken to instead of the baseline, if another was named"""
 
 
-def _columns(base: Row, tokens: float, seconds: float) -> dict[str, Callable[[Record], float]]:
-    return {
-        "reward": lambda r: mean_reward(r.final("q")),
-        "accuracy": lambda r: accuracy(r.final("q")),
-        "greedy": lambda r: accuracy(r.final("q", greedy=True)),
-        "pass@8": lambda r: pass_at(r.final("q"), 8),
-        "pass@32": lambda r: pass_at(r.final("q"), 32),
-        "at equal gradient tokens": lambda r: score_at(r, base, "tokens_trained", tokens),
-        "at equal seconds": lambda r: score_at(r, base, "seconds/cpu_total", seconds),
-        "own draft, refined": lambda r: accuracy(r.final("own_draft")),
-        "gain over own draft": lambda r: accuracy(r.final("own_draft")) - _draft_accuracy(r),
-        "best of 4, refined": lambda r: accuracy(r.final("best_of_n")),
-        "vote of 8": lambda r: _accuracy_if_any(r, "vote"),
-        "vote of 8, own verdicts": lambda r: _accuracy_if_any(r, "verified_vote"),
-        "verdicts right": lambda r: _accuracy_if_any(r, "verdict"),
-        "entropy": lambda r: entropy(r.final("q")),
-        "length": lambda r: r.final("q")["length"],
-        "dead groups, start": lambda r: r.at_start("dead_groups"),
-        "dead groups, end": lambda r: r.at_end("dead_groups"),
-        "copy rate, start": lambda r: r.at_start("copy_rate"),
-        "copy rate, end": lambda r: r.at_end("copy_rate"),
-        "gradient tokens": lambda r: r.metrics[-1]["tokens_trained"],
-        "sampled tokens": lambda r: r.metrics[-1]["tokens_sampled"],
-        "processor seconds": lambda r: r.metrics[-1]["seconds/cpu_total"],
-    }
+@dataclass(frozen=True)
+class Budgets:
+    """What the columns at equal budgets compare at."""
+
+    base: Row
+    """the untrained policy's evaluation from q"""
+    tokens: float
+    """trained tokens of the method with the fewest"""
+    seconds: float
+    """processor seconds of the quickest method"""
 
 
-COLUMNS = list(_columns({}, 0, 0))
+class Column(NamedTuple):
+    """A number of each run: its label in tables, and how it is computed."""
+
+    label: str
+    number: Callable[[Record, Budgets], float]
+    of_evaluation: Callable[[Row], float] | None = None
+    """the number of a single evaluation from q, where it has one"""
+
+
+def _of_final(label: str, number: Callable[[Row], float]) -> Column:
+    """A number of the last evaluation from q."""
+    return Column(label, lambda r, _: number(r.final("q")), number)
+
+
+COLUMNS: dict[str, Column] = {
+    "reward": _of_final("reward", mean_reward),
+    "accuracy": _of_final("accuracy", accuracy),
+    "greedy": Column("greedy", lambda r, _: accuracy(r.final("q", greedy=True))),
+    "pass_at_8": _of_final("pass@8", lambda row: pass_at(row, 8)),
+    "pass_at_32": _of_final("pass@32", lambda row: pass_at(row, 32)),
+    "at_equal_tokens": Column(
+        "at equal gradient tokens", lambda r, b: reward_at(r, b.base, "tokens_trained", b.tokens)
+    ),
+    "at_equal_seconds": Column(
+        "at equal seconds", lambda r, b: reward_at(r, b.base, "seconds/cpu_total", b.seconds)
+    ),
+    "own_draft": Column("own draft, refined", lambda r, _: accuracy(r.final("own_draft"))),
+    "own_draft_gain": Column(
+        "gain over own draft", lambda r, _: accuracy(r.final("own_draft")) - _draft_accuracy(r)
+    ),
+    "best_of_4": Column("best of 4, refined", lambda r, _: accuracy(r.final("best_of_n"))),
+    "vote": Column("vote of 8", lambda r, _: _accuracy_if_any(r, "vote")),
+    "verified_vote": Column("vote of 8, own verdicts", lambda r, _: _accuracy_if_any(r, "verified_vote")),
+    "verdict": Column("verdicts correct", lambda r, _: _accuracy_if_any(r, "verdict")),
+    "entropy": _of_final("entropy", entropy),
+    "length": Column("length", lambda r, _: r.final("q")["length"]),
+    "dead_groups_start": Column("dead groups, start", lambda r, _: r.at_start("dead_groups")),
+    "dead_groups_end": Column("dead groups, end", lambda r, _: r.at_end("dead_groups")),
+    "copy_rate_start": Column("copy rate, start", lambda r, _: r.at_start("copy_rate")),
+    "copy_rate_end": Column("copy rate, end", lambda r, _: r.at_end("copy_rate")),
+    "tokens_trained": Column("gradient tokens", lambda r, _: r.metrics[-1]["tokens_trained"]),
+    "tokens_sampled": Column("sampled tokens", lambda r, _: r.metrics[-1]["tokens_sampled"]),
+    "cpu_seconds": Column("processor seconds", lambda r, _: r.metrics[-1]["seconds/cpu_total"]),
+}
+"""Every column by its key."""
 
 
 def _accuracy_if_any(record: Record, protocol: str) -> float:
@@ -206,10 +249,10 @@ def _accuracy_if_any(record: Record, protocol: str) -> float:
 
 def _draft_accuracy(record: Record) -> float:
     row = record.final("own_draft")
-    return float(np.mean(row["draft_right"])) / row["num_samples"]
+    return float(np.mean(row["draft_correct"])) / row["num_samples"]
 
 
-def summarise(
+def summarize(
     records: Sequence[Record], base: Row, *, baseline: str, against: Mapping[str, str] | None = None
 ) -> list[Summary]:
     """One `Summary` per method, in the order of the records.
@@ -226,88 +269,98 @@ def summarise(
     for name in (baseline, *to.values()):
         if name not in by_method:
             raise ValueError(f"baseline: {name!r} is not among the records: {methods}")
-    tokens = min(
-        float(np.mean([r.metrics[-1]["tokens_trained"] for r in rs.values()])) for rs in by_method.values()
+    tokens, seconds = (
+        min(float(np.mean([r.metrics[-1][clock] for r in runs.values()])) for runs in by_method.values())
+        for clock in ("tokens_trained", "seconds/cpu_total")
     )
-    seconds = min(
-        float(np.mean([r.metrics[-1]["seconds/cpu_total"] for r in rs.values()])) for rs in by_method.values()
-    )
-    columns = _columns(base, tokens, seconds)
-    summaries = []
-    for method, runs in by_method.items():
-        values = {name: {s: column(r) for s, r in runs.items()} for name, column in columns.items()}
-        values = {name: v for name, v in values.items() if not np.isnan(list(v.values())).any()}
-        other = by_method[to[method]]
-        shared = [seed for seed in runs if seed in other]
-        summaries.append(
-            Summary(
-                method=method,
-                seeds=len(runs),
-                numbers={name: student_interval(list(v.values())) for name, v in values.items()},
-                differences={
-                    name: student_interval([v[s] - columns[name](other[s]) for s in shared])
-                    for name, v in values.items()
-                    if method != baseline and not np.isnan(columns[name](other[shared[0]]))
-                },
-                against=(against or {}).get(method),
-            )
+    budgets = Budgets(base, tokens, seconds)
+    values = {
+        method: {
+            key: numbers
+            for key, column in COLUMNS.items()
+            if not np.isnan(
+                list((numbers := {s: column.number(r, budgets) for s, r in runs.items()}).values())
+            ).any()
+        }
+        for method, runs in by_method.items()
+    }
+    return [
+        Summary(
+            method=method,
+            seeds=len(by_method[method]),
+            numbers={key: student_interval(list(v.values())) for key, v in own.items()},
+            differences={}
+            if method == baseline
+            else {
+                key: student_interval(
+                    [v[s] - values[to[method]][key][s] for s in v if s in values[to[method]][key]]
+                )
+                for key, v in own.items()
+                if key in values[to[method]]
+            },
+            against=(against or {}).get(method),
         )
-    return summaries
+        for method, own in values.items()
+    ]
+
+
+def signed(d: Interval) -> str:
+    """A difference and its interval, with signs."""
+    return f"{d.estimate:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
 
 
 def verdicts(summary: Summary, baseline: str, columns: Sequence[str]) -> list[str]:
     """One plain sentence per column: what the interval of the difference to the baseline allows to say."""
     sentences = []
-    for column in columns:
-        if column not in summary.differences:
+    for key in columns:
+        if key not in summary.differences:
             continue
-        d = summary.differences[column]
+        d = summary.differences[key]
         word = "higher than" if d.low > 0 else "lower than" if d.high < 0 else "not distinguishable from"
-        numbers = f"{d.estimate:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
         sentences.append(
-            f"{summary.method}: {column} is {word} {baseline}'s ({numbers}, {summary.seeds} seeds)."
+            f"{summary.method}: {COLUMNS[key].label} is {word} {baseline}'s "
+            f"({signed(d)}, {summary.seeds} seeds)."
         )
     return sentences
 
 
+def markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells, the first of them the header, as a Markdown table."""
+    head, *rest = lines
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rest))
+
+
 def table(summaries: Sequence[Summary], base: Row, columns: Sequence[str]) -> str:
     """A Markdown table: mean [95 % interval over seeds], and each method's difference to the baseline."""
-    header = ["method", "seeds", *columns]
-    lines = [header, ["---"] * len(header)]
-    start = {"reward": mean_reward(base), "accuracy": accuracy(base), "entropy": entropy(base)}
-    start |= {f"pass@{k}": pass_at(base, k) for k in (8, 32) if base["num_samples"] >= k}
+    start = {key: column.of_evaluation for key in columns if (column := COLUMNS[key]).of_evaluation}
+    known = {key: number(base) for key, number in start.items()}
+    lines = [["method", "seeds", *(COLUMNS[key].label for key in columns)]]
     lines.append(
         [
             "before training",
             "",
-            *(f"{start[c]:.3f}" if c in start and not np.isnan(start[c]) else "" for c in columns),
+            *(f"{known[key]:.3f}" if key in known and not np.isnan(known[key]) else "" for key in columns),
         ]
     )
-    for summary in summaries:
-        cells = [str(summary.numbers[c]) if c in summary.numbers else "" for c in columns]
-        lines.append([summary.method, str(summary.seeds), *cells])
-    for summary in summaries:
-        if summary.differences:
-            cells = [
-                f"{summary.differences[c].estimate:+.3f} [{summary.differences[c].low:+.3f}, "
-                f"{summary.differences[c].high:+.3f}]"
-                if c in summary.differences
-                else ""
-                for c in columns
-            ]
-            to = "" if summary.against is None else f" to {summary.against}"
-            lines.append([f"difference: {summary.method}{to}", "", *cells])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    for s in summaries:
+        cells = {key: str(number) for key, number in s.numbers.items()}
+        lines.append([s.method, str(s.seeds), *(cells.get(key, "") for key in columns)])
+    for s in summaries:
+        if s.differences:
+            cells = {key: signed(difference) for key, difference in s.differences.items()}
+            to = "" if s.against is None else f" to {s.against}"
+            lines.append([f"difference: {s.method}{to}", "", *(cells.get(key, "") for key in columns)])
+    return markdown_table(lines)
 
 
-def load_experiment(
-    folder: Path, runs: dict[tuple[str, int], str], *, on_error: OnError = "raise"
+def load_records(
+    folder: str | Path, runs: dict[tuple[str, int], str], *, on_error: OnError = "raise"
 ) -> tuple[list[Record], Row]:
     """The records of `runs`, (method, seed) -> folder name, and the untrained policy's evaluation from q.
 
     Raises as `load_record` does; on_error="skip" also leaves out a run that is not there, with a warning.
     """
-    records = []
+    folder, records = Path(folder), []
     for (method, seed), name in runs.items():
         try:
             records.append(load_record(folder / name, method, seed, on_error=on_error))
@@ -315,33 +368,30 @@ def load_experiment(
             if on_error == "raise":
                 raise
             warnings.warn(f"{method}, seed {seed}: left out, {error}", SkippedLinesWarning, stacklevel=2)
-    evaluations = read_checked_rows(
-        folder / "base" / RunLog.EVALUATIONS, _check_evaluation, on_error=on_error
-    )
-    return records, Record("before training", 0, [], list(evaluations)).final("q")
+    base = read_checked_rows(folder / "base" / RunLog.EVALUATIONS, _check_evaluation, on_error=on_error)
+    return records, Record("before training", 0, [], list(base)).final("q")
 
 
 def one_run_table(records: Sequence[Record], base: Row) -> str:
     """Runs that were made once, a Markdown line each: accuracy, its change in training, greedy, own draft.
 
-    The 95 % intervals are bootstrapped over the held-out problems (the change paired by problem). They say
-    what other problems could have given; what another run would have given, and so which method is better,
-    they do not say.
+    The 95 % intervals are bootstrapped over the held-out problems (the change paired by problem). They
+    exclude the variance between runs, and so do not say which method is better.
     """
-    shares = {"before training": [_shares(base)]}
+
+    def interval(row: Row) -> str:
+        return str(bootstrap_interval(_shares(row), rng=np.random.default_rng(0)))
+
+    lines = [["one run each", "accuracy", "change", "greedy", "own draft, refined"]]
+    lines.append(["before training", interval(base), "", "", ""])
     for record in records:
-        rows = (record.final("q"), record.final("q", greedy=True), record.final("own_draft"))
-        shares[record.method] = [_shares(row) for row in rows]
-    lines = ["| one run each | accuracy | change | greedy | own draft, refined |", "| --- " * 5 + "|"]
-    for name, (single_shot, *rest) in shares.items():
-        changed = paired_difference(single_shot, shares["before training"][0], rng=np.random.default_rng(0))
-        change = f"{changed.estimate:+.3f} [{changed.low:+.3f}, {changed.high:+.3f}]" if rest else ""
-        others = [str(bootstrap_interval(x, rng=np.random.default_rng(0))) for x in rest] or ["", ""]
-        accuracy = bootstrap_interval(single_shot, rng=np.random.default_rng(0))
-        lines.append("| " + " | ".join([name, str(accuracy), change, *others]) + " |")
-    return "\n".join(lines)
+        row = record.final("q")
+        change = paired_difference(_shares(row), _shares(base), rng=np.random.default_rng(0))
+        others = (record.final("q", greedy=True), record.final("own_draft"))
+        lines.append([record.method, interval(row), signed(change), *map(interval, others)])
+    return markdown_table(lines)
 
 
 def _shares(row: Row) -> np.ndarray:
-    """Per problem, the share of its samples that are right."""
-    return np.array(row["right"]) / row["num_samples"]
+    """Per problem, the share of its samples that are correct."""
+    return np.array(row["correct"]) / row["num_samples"]

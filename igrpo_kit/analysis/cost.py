@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Int
 
-from igrpo_kit.toy import Numbers
+from igrpo_kit.core.toy import Numbers
 
 Schedule = Literal["two barriers", "pipelined", "early stop", "one step ahead"]
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
@@ -156,7 +156,7 @@ def active_sequences(
     - "two barriers": all drafts, then all refinements (the paper's Algorithm 1 read literally).
     - "pipelined": a prompt's refinements start when its own drafts are done.
     - "early stop": as pipelined, but a prompt's drafts end with the first `right` one to finish, which binary
-      rewards allow (and which favours short drafts).
+      rewards allow (and which favors short drafts).
     - "one step ahead": the next step's drafts run beside this step's refinements. A draft carries no gradient
       and no importance ratio, so being one update old needs no correction; it shifts the distribution of q'.
 

@@ -4,7 +4,7 @@ Two runs can be laid side by side at equal *steps*, at equal sampled or trained 
 *accuracy*, and the three can tell different stories: a method that learns more slowly keeps its entropy for
 longer at equal steps, whether or not it does anything to keep it (Section 5, "Entropy analysis").
 
-Every function is pure: records in (`compare.load_experiment` reads them), arrays out, for a table or figure.
+Every function is pure: records in (`compare.load_records` reads them), arrays out, for a table or figure.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,16 +15,17 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import t as student_t
 
-from igrpo_kit.analysis.compare import Record, accuracy, mean_reward, score_curve
-from igrpo_kit.analysis.intervals import (
+from igrpo_kit.analysis.compare import Record, accuracy, mean_reward, reward_curve
+from igrpo_kit.analysis.stats.intervals import (
     Interval,
     bootstrap_interval,
     bootstrap_means,
     paired_difference,
     wilson_interval,
 )
-from igrpo_kit.analysis.passk import pass_at_k
-from igrpo_kit.runlog import Row
+from igrpo_kit.core.passk import pass_at_k
+from igrpo_kit.core.rows import Row
+from igrpo_kit.training.records import TRANSITIONS
 
 
 class Curve(NamedTuple):
@@ -87,35 +88,35 @@ def training_curve(
     """A training metric (`entropy`, `reward`, `length`, `dead_groups`, `copy_rate`, ...) against a clock.
 
     `clock` is a metric that grows: "step", "tokens_sampled", "tokens_trained", "seconds/cpu_total"; or
-    "score", the held-out score of that moment, for equal accuracy. The score is interpolated linearly
-    between evaluations, starts at `base`, the untrained policy's, and a point counts only where the score is
+    "held_out_reward", that of the moment, for equal accuracy. It is interpolated linearly between
+    evaluations, starts at `base`, the untrained policy's, and a point counts only where the reward is
     higher than ever before.
 
     `on_q=True` takes the metric of the completions of q, that is iGRPO's drafts and GRPO's group: the only
     like-for-like comparison, since iGRPO's group was shown a draft. `smooth` is a trailing mean over so many
     steps.
 
-    Raises LookupError where the record has no such metric, ValueError for the clock "score" without `base`.
+    Raises LookupError where the record has no such metric, ValueError for that clock without `base`.
     """
     drafted = on_q and any(f"stage1/{name}" in row for row in record.metrics)
     y = _trailing_mean(_column(record, f"stage1/{name}" if drafted else name), smooth)
-    if clock != "score":
+    if clock != "held_out_reward":
         return Curve(_column(record, clock), y)
     if base is None:
-        raise ValueError("base: the clock 'score' starts at the untrained policy's evaluation")
-    score = np.interp(_column(record, "step"), *score_curve(record, base, "step"))
-    higher = np.concatenate([[True], score[1:] > np.maximum.accumulate(score)[:-1]])
-    return Curve(score[higher], y[higher])
+        raise ValueError("base: the clock 'held_out_reward' starts at the untrained policy's evaluation")
+    reward = np.interp(_column(record, "step"), *reward_curve(record, base, "step"))
+    higher = np.concatenate([[True], reward[1:] > np.maximum.accumulate(reward)[:-1]])
+    return Curve(reward[higher], y[higher])
 
 
-def held_out_curve(record: Record, base: Row, name: str = "score", clock: str = "step") -> Curve:
+def held_out_curve(record: Record, base: Row, name: str = "reward", clock: str = "step") -> Curve:
     """A number of the held-out evaluations from q against a clock, from the untrained policy `base` on.
 
-    `name`: "score" (mean reward), "accuracy", "entropy" (nats per token) or "length" (tokens). With the clock
-    "score" every evaluation is a point, in the order of the steps: x may go back.
+    `name`: "reward" (mean), "accuracy", "entropy" (nats per token) or "length" (tokens). With the clock
+    "held_out_reward" every evaluation is a point, in the order of the steps: x may go back.
     """
     numbers: dict[str, Callable[[Row], float]] = {
-        "score": mean_reward,
+        "reward": mean_reward,
         "accuracy": accuracy,
         "entropy": lambda row: row["entropy"],
         "length": lambda row: row["length"],
@@ -123,7 +124,11 @@ def held_out_curve(record: Record, base: Row, name: str = "score", clock: str = 
     if name not in numbers:
         raise ValueError(f"name: one of {list(numbers)}, got {name!r}")
     rows = [base, *record.single_shot()]
-    x = [mean_reward(row) for row in rows] if clock == "score" else score_curve(record, base, clock)[0]
+    x = (
+        [mean_reward(row) for row in rows]
+        if clock == "held_out_reward"
+        else reward_curve(record, base, clock)[0]
+    )
     return Curve(np.array(x, dtype=float), np.array([numbers[name](row) for row in rows], dtype=float))
 
 
@@ -165,9 +170,6 @@ def value_at(curve: Curve, x: float) -> float:
     return float(np.interp(x, curve.x, curve.y))
 
 
-TRANSITIONS = ("right_to_right", "right_to_wrong", "wrong_to_right", "wrong_to_wrong")
-
-
 @dataclass(frozen=True)
 class Transitions:
     """How many refinements went from the draft they were shown to what they became.
@@ -188,48 +190,16 @@ class Transitions:
         return Transitions(counts, self.unit, self.left_out + other.left_out)
 
 
-def _share_shown_right(right: float, spoilt: float | None, repaired: float | None) -> float | None:
-    """The share of refinements that were shown a right draft; None where the shares do not say."""
-    if spoilt is None:
-        return 0.0
-    if repaired is None:
-        return 1.0
-    if abs(1 - spoilt - repaired) < 1e-3:  # right and wrong drafts end alike, whatever their numbers
-        return None
-    return (right - repaired) / (1 - spoilt - repaired)
-
-
-def _is_right(reward: float | None, full_reward: float) -> bool:
-    return reward is not None and reward >= full_reward
-
-
 def transitions_in_metrics(rows: Iterable[Row]) -> Transitions:
-    """Exact counts from metric rows, a step a unit; a run without drafts has no units.
+    """Counts from metric rows, a step a unit; a run without drafts has no units.
 
-    Rows hold shares. With R refinements, `right` = d (1 - rw) + (1 - d) wr gives d, the share that was shown
-    a right draft, unless rw + wr = 1; such a step is left out, and counted.
-    Raises ValueError naming the step whose shares are not those of whole numbers.
+    Steps of older records whose shares do not determine the counts are left out, and counted.
     """
-    counts, left_out = [], 0
-    for row in rows:
-        spoilt, repaired = row.get("right_to_wrong"), row.get("wrong_to_right")
-        if spoilt is None and repaired is None:  # nothing was shown
-            continue
-        shown_right = _share_shown_right(row["right"], spoilt, repaired)
-        if shown_right is None:
-            left_out += 1
-            continue
-        R = round(sum(v for name, v in row.items() if name.startswith("status/")))
-        from_right = round(shown_right * R)
-        lost, won = from_right * (spoilt or 0.0), (R - from_right) * (repaired or 0.0)
-        exact = np.array([from_right - lost, lost, won, R - from_right - won])
-        whole = np.rint(exact)
-        if np.abs(exact - whole).max() > 0.02:  # records keep 6 digits
-            raise ValueError(
-                f"step {row['step']}: {exact.round(3).tolist()} refinements are no whole numbers"
-            )
-        counts.append(whole.astype(int))
-    return Transitions(np.array(counts, dtype=int).reshape(-1, 4), "step", left_out)
+    logged = [
+        [row[f"transitions/{name}"] for name in TRANSITIONS] for row in rows if "transitions/kept" in row
+    ]
+    counts = [row for row in logged if row[0] is not None]
+    return Transitions(np.array(counts, dtype=int).reshape(-1, 4), "step", len(logged) - len(counts))
 
 
 def transitions_in_samples(rows: Iterable[Row], *, full_reward: float = 1.0) -> Transitions:
@@ -238,10 +208,12 @@ def transitions_in_samples(rows: Iterable[Row], *, full_reward: float = 1.0) -> 
     for row in rows:
         if "drafts" not in row or row["selected"] < 0:
             continue
-        from_right = _is_right(row["drafts"][row["selected"]]["reward"], full_reward)
-        right = sum(_is_right(completion["reward"], full_reward) for completion in row["completions"])
-        became = [right, len(row["completions"]) - right]
-        counts.append([*became, 0, 0] if from_right else [0, 0, *became])
+        draft, *became = (
+            item["reward"] is not None and item["reward"] >= full_reward
+            for item in (row["drafts"][row["selected"]], *row["completions"])
+        )
+        correct = [sum(became), len(became) - sum(became)]
+        counts.append([*correct, 0, 0] if draft else [0, 0, *correct])
     return Transitions(np.array(counts, dtype=int).reshape(-1, 4), "problem")
 
 
@@ -250,7 +222,7 @@ def transition_table(
 ) -> dict[str, tuple[int, Interval]]:
     """For each of `TRANSITIONS` its count, and its share of the refinements that saw such a draft.
 
-    `right_to_wrong` is the regression rate, `wrong_to_right` the recovery rate. The interval resamples units;
+    `regressed` is the regression rate, `repaired` the repair rate. The interval resamples units;
     for a share of 0 or 1 it is Wilson's with one trial a unit. A pair whose kind of draft never occurred is
     left out. Raises ValueError for no units.
     """
@@ -291,11 +263,11 @@ class BestDraftCurve:
 
 
 def _measured_best(row: Row) -> float:
-    if "best_draft_right" in row:
-        return row["best_draft_right"]
-    if "stage1/right" in row:  # older records: the estimate from N of N drafts, which is the measurement
+    if "best_draft_correct" in row:
+        return row["best_draft_correct"]
+    if "stage1/correct" in row:  # older records: the estimate from N of N drafts, which is the measurement
         return row.get("best_draft_predicted_per_prompt", np.nan)
-    return row.get("best_draft_reward", np.nan) if row["reward"] == row["right"] else np.nan
+    return row.get("best_draft_reward", np.nan) if row["reward"] == row["correct"] else np.nan
 
 
 def best_draft_curve(record: Record) -> BestDraftCurve:
@@ -308,7 +280,7 @@ def best_draft_curve(record: Record) -> BestDraftCurve:
     measured = [_measured_best(row) for row in record.metrics]
     if np.isnan(measured).all():
         raise LookupError(f"{record.method}, seed {record.seed}: no share of right best drafts is recorded")
-    drafted = np.array(["stage1/right" in row for row in record.metrics])
+    drafted = np.array(["stage1/correct" in row for row in record.metrics])
     return BestDraftCurve(
         step=_column(record, "step"),
         measured=np.array(measured),
@@ -340,8 +312,8 @@ def check_best_draft(record: Record, num_drafts: int = 4, *, rng: np.random.Gene
     Raises LookupError where the record lacks either evaluation.
     """
     on_q, refined = record.final("q"), record.final("best_of_n")
-    right = np.array(on_q["right"])
-    measured = np.array(refined["draft_right"]) / refined["num_samples"]
+    right = np.array(on_q["correct"])
+    measured = np.array(refined["draft_correct"]) / refined["num_samples"]
     if len(measured) != len(right):
         raise ValueError(f"{record.method}: best_of_n has {len(measured)} problems, q has {len(right)}")
     predicted = pass_at_k(on_q["num_samples"], right, num_drafts)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from igrpo_kit.advantages import group_advantages
+from igrpo_kit.core.advantages import group_advantages
 
 MAX_GROUPS = 1 << 20
 

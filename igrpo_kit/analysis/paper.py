@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from igrpo_kit.analysis.intervals import wilson_interval
+from igrpo_kit.analysis.stats.intervals import wilson_interval
+from igrpo_kit.core.data import data_path
 
-PAPER = Path(__file__).parent.parent.parent / "data" / "paper"
+PAPER = data_path("paper")
 TABLES = ("table_1", "table_2", "table_3", "table_s1", "table_s3", "table_s4")
 """the tables of numbers; `table_s2` holds settings and `text` the numbers of the running text"""
 BENCHMARKS: dict[str, int] = {
@@ -246,7 +247,7 @@ def round_digits(table: Table, rows: Sequence[str], runs: Mapping[str, int]) -> 
     """How many cells of `rows` are multiples of 0.05, against chance.
 
     By chance means: each cell, on its own, any of the values within 5 points of it that k of problems * runs
-    can give. Where such a grid itself favours round values, that is allowed for. Choosing the rows *because*
+    can give. Where such a grid itself favors round values, that is allowed for. Choosing the rows *because*
     they look round is not.
     """
     cells = []

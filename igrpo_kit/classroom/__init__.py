@@ -1,1 +1,5 @@
-"""For courses: exercises that name the mistake, student copies of the lessons, and grading."""
+"""For courses: exercises whose checks name the mistake, student copies, grading."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import nbformat
 
+from igrpo_kit.core.data import lessons_path
+
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 STUB = 'raise NotImplementedError("not written yet")'
 _REGION = re.compile(rf"^([ \t]*){BEGIN}[ \t]*\n(.*?)^[ \t]*{END}[ \t]*(?:\n|\Z)", re.MULTILINE | re.DOTALL)
@@ -52,8 +54,8 @@ def student_notebook(
 ) -> nbformat.NotebookNode:
     """A lesson's student copy; with `solutions`, each is folded away below its cell.
 
-    `name` is the lesson's, "03_grpo_by_hand"; it is kept in the metadata, where grading looks for it. `back`
-    is the way from the copy's folder to the lesson's, for links and for the paths of data.
+    `name` is the lesson's, "04_grpo_by_hand"; it is kept in the metadata, where grading looks for it. `back`
+    is the way from the copy's folder to the lesson's, for links.
     Raises ValueError naming the cell whose markers are out of order.
     """
     cells = []
@@ -65,7 +67,7 @@ def student_notebook(
             cell.source = re.sub(r"\]\((?=\.\./|00_\w+\.ipynb|\w+\.md)", f"]({back}/", cell.source)
         if cell.cell_type == "code":
             try:
-                cell.source = re.sub(r'"(?=\.\./)', f'"{back}/', without_solutions(cell.source))
+                cell.source = without_solutions(cell.source)
             except (SyntaxError, ValueError) as error:
                 raise ValueError(f"{name}, cell {cell.id!r}: {error}") from error
         cells.append(cell)
@@ -79,6 +81,21 @@ def _folded(cell_id: str, answers: list[str]) -> nbformat.NotebookNode:
     code = html.escape("\n...\n".join(answers))
     source = f"<details><summary>Solution</summary>\n\n<pre><code>{code}</code></pre>\n\n</details>"
     return nbformat.v4.new_markdown_cell(source, id=f"{cell_id}-solution"[:64])
+
+
+def copy_lessons(out: str | Path) -> tuple[list[Path], list[Path]]:
+    """Copy the lessons and the teaching guide to `out`: the files written, and those left as they were."""
+    out, written, kept = Path(out), [], []
+    out.mkdir(parents=True, exist_ok=True)
+    for source in sorted([*lessons_path().glob("*.ipynb"), *lessons_path().glob("*.md")]):
+        target = out / source.name
+        try:
+            with open(target, "xb") as file:  # fails where there is one, whoever was faster
+                file.write(source.read_bytes())
+            written.append(target)
+        except FileExistsError:
+            kept.append(target)
+    return written, kept
 
 
 def write_student_copies(lessons: Path, out: Path, *, solutions: bool = False) -> list[Path]:

@@ -1,1 +1,5 @@
-"""From one GPU to several nodes: iGRPO on the engines the field uses."""
+"""From one GPU to several nodes: iGRPO on TRL, the paper's recipes, batch jobs."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

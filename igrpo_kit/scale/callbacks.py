@@ -14,7 +14,8 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from igrpo_kit.runlog import Row, RunLog, append_row, keep_rows
+from igrpo_kit.core.rows import Row, append_row, keep_rows
+from igrpo_kit.training.records import RunLog
 
 _SHOWN = {
     "draft": "igrpo/stage1/reward",

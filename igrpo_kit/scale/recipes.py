@@ -16,17 +16,18 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from igrpo_kit.grading import Grader
-from igrpo_kit.judge import JudgeReward
-from igrpo_kit.presets import PRESETS, load_preset
-from igrpo_kit.problems import Problem, load_problems
-from igrpo_kit.rewards import AccuracyReward, FormatReward, Reward
+from igrpo_kit.core.data import data_path
+from igrpo_kit.tasks.grading.grader import Grader
+from igrpo_kit.tasks.judge import JudgeReward
+from igrpo_kit.tasks.problem import Problem
+from igrpo_kit.tasks.rewards import AccuracyReward, FormatReward, Reward
+from igrpo_kit.tasks.sets.files import load_problems
+from igrpo_kit.tasks.sets.hub import HUB_SETS, load_hub_set
 
 if TYPE_CHECKING:
     from igrpo_kit.scale.trainer import IGRPOConfig
 
-DATA = Path(__file__).parents[2] / "data"
-RECIPES = DATA / "recipes.json"
+RECIPES = data_path("recipes.json")
 
 # section: its keys, and the type of each; None where other rooms hold the names.
 _SECTIONS: dict[str, dict[str, type] | None] = {
@@ -81,7 +82,7 @@ class Recipe:
         """What is trained, as transformers, TRL and vLLM take it: a hub id, or a directory."""
         if "/" in (name := self.run["model"]):
             return name
-        from igrpo_kit.policies import local_policies  # brings torch, which the name of a hub does not need
+        from igrpo_kit.policies.load import local_policies
 
         return str(local_policies().get(name, name))
 
@@ -113,9 +114,7 @@ class Recipe:
         the recipe: a field IGRPOConfig does not have, a recipe that needs a server and is given none, and as
         `accumulation`.
         """
-        from igrpo_kit.scale.trainer import (
-            IGRPOConfig,
-        )  # brings TRL, which a look at a recipe should not need
+        from igrpo_kit.scale.trainer import IGRPOConfig
 
         arguments = {"gradient_accumulation_steps": self.accumulation(processes), **self.trainer, **changes}
         if vllm_host:
@@ -147,15 +146,15 @@ class Recipe:
 
 
 def problem_set(name: str) -> list[Problem]:
-    """A set by its preset's name (from the hub or its cache), or a file of `data/problems/` or elsewhere.
+    """A set of `HUB_SETS` (from the hub or its cache), or a file of `data/problems/` or elsewhere.
 
     Raises ConnectionError where the hub is needed and out of reach, ValueError for what is neither.
     """
-    if name in PRESETS:
-        return load_preset(name)
-    path = next((p for p in (DATA / "problems" / name, Path(name)) if p.is_file()), None)
+    if name in HUB_SETS:
+        return load_hub_set(name)
+    path = next((p for p in (data_path("problems") / name, Path(name)) if p.is_file()), None)
     if path is None:
-        raise ValueError(f"problems: {name!r} is no preset ({', '.join(PRESETS)}) and no file")
+        raise ValueError(f"problems: {name!r} is no set of the hub ({', '.join(HUB_SETS)}) and no file")
     return load_problems(path)
 
 

@@ -13,7 +13,7 @@ what it relies on beyond the public interface is checked when a trainer is made 
 import inspect
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,30 +27,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
-from igrpo_kit.advantages import dead_groups, group_advantages
-from igrpo_kit.checkpoint import load_checkpoint, save_checkpoint
-from igrpo_kit.metrics import fill_unscored
-from igrpo_kit.problems import Problem
-from igrpo_kit.prompts import PAPER_FORMAT, PromptFormat
-from igrpo_kit.rewards import text_of
-from igrpo_kit.samplers.vllm import policy_weights
-from igrpo_kit.selection import (
-    NO_DRAFT,
-    select_best_draft,
-    select_first_draft,
-    select_no_draft,
-    select_random_draft,
-    select_worst_draft,
-)
-
-SELECTORS: dict[str, Callable[[Tensor], Tensor]] = {
-    "best": select_best_draft,
-    "random": select_random_draft,
-    "worst": select_worst_draft,
-    "first": select_first_draft,
-    "none": select_no_draft,
-}
-"""The values of `IGRPOConfig.select`: the paper's rule, and its controls."""
+from igrpo_kit.core.advantages import dead_groups, fill_unscored, group_advantages
+from igrpo_kit.core.prompts import PAPER_FORMAT, PromptFormat
+from igrpo_kit.core.selection import NO_DRAFT, SELECTORS, select_drafts
+from igrpo_kit.policies.samplers.vllm import policy_weights
+from igrpo_kit.tasks.problem import Problem
+from igrpo_kit.tasks.rewards import text_of
+from igrpo_kit.training.checkpoint import load_checkpoint, save_checkpoint
 
 WRITTEN_FOR = "1.16.0"
 """The version of TRL this module was written for and tested with."""
@@ -316,9 +299,7 @@ class IGRPOTrainer(GRPOTrainer):
 
     def _select(self, totals: Float[Tensor, "P N"]) -> Int[Tensor, " P"]:
         """One choice per group (Eq. 2), process 0's on all of them; NO_DRAFT where no draft was scored."""
-        hopeless = totals.isnan().all(dim=1)
-        selected = SELECTORS[self.args.select](totals.masked_fill(hopeless[:, None], 0.0))
-        return broadcast(selected.masked_fill(hopeless, NO_DRAFT))
+        return broadcast(select_drafts(totals, self.args.select))
 
     def _refine(self, prompt: Any, draft: str | None) -> Any:
         """q' of a chat or of plain text; q where there is no draft."""
@@ -349,7 +330,7 @@ class IGRPOTrainer(GRPOTrainer):
         if self.multi_objective_aggregation == "sum_then_normalize" and self.scale_rewards != "batch":
             dead = dead_groups(grouped)
             exact = group_advantages(grouped, scale_by_std=self.scale_rewards == "group").flatten()
-        else:  # normalised over the batch, by TRL
+        else:  # normalized over the batch, by TRL
             dead = self._all_dead(grouped)
             exact = gather(advantages).masked_fill(dead.repeat_interleave(G), 0.0)
         self._logs["advantages"].extend(exact.tolist())
@@ -357,7 +338,7 @@ class IGRPOTrainer(GRPOTrainer):
         return exact[local]
 
     def _all_dead(self, totals: Float[Tensor, "P G"]) -> Bool[Tensor, " P"]:
-        """Groups in which what is normalised, each reward or their sum, is constant."""
+        """Groups in which what is normalized, each reward or their sum, is constant."""
         if self.multi_objective_aggregation == "sum_then_normalize":
             return dead_groups(totals)
         parts = self._rewards.view(-1, totals.shape[1], self._rewards.shape[1]).unbind(dim=2)

@@ -1,1 +1,5 @@
-"""Figures: data in, plotly figures out."""
+"""Data in, figure out; and the interactive explorers."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -17,14 +17,15 @@ except ModuleNotFoundError as error:
         f"the browser of completions needs {error.name}: pip install 'igrpo-kit[notebooks]'", name=error.name
     ) from None
 
-from igrpo_kit.advantages import group_advantages
-from igrpo_kit.runlog import Row, RunLog, read_rows
-from igrpo_kit.samplers import Samples
+from igrpo_kit.core.advantages import group_advantages
+from igrpo_kit.core.rows import Row, read_rows
+from igrpo_kit.policies.samplers.sampler import Samples
+from igrpo_kit.training.records import RunLog
 from igrpo_kit.viz.text import colored_tokens, difference_html, text_box, token_pieces, visible
 
 _CHOSEN, _OTHER = "border-left: 4px solid #009E73", "border-left: 4px solid #B0B0B0"
-_CENTRES = {"ratio": 1.0, "advantage": 0.0}
-"""numbers with a middle, coloured on both sides of it; others from their lowest value up"""
+_CENTERS = {"ratio": 1.0, "advantage": 0.0}
+"""numbers with a middle, colored on both sides of it; others from their lowest value up"""
 
 
 class CompletionsBrowser(widgets.VBox):
@@ -111,7 +112,7 @@ def _card(item: Mapping[str, Any], body: str, *, chosen: bool = False, note: str
 
 
 class TokenView(widgets.VBox):
-    """A completion's tokens, coloured by one of several numbers; the value stands in each token's tooltip.
+    """A completion's tokens, colored by one of several numbers; the value stands in each token's tooltip.
 
     `pieces` [T] are the tokens' texts, `numbers` has T values per name: "entropy", "log-prob", "ratio",
     "advantage". Raises ValueError where a length differs or there is no number.
@@ -122,14 +123,14 @@ class TokenView(widgets.VBox):
             raise ValueError("numbers: at least one is needed")
         self._pieces, self._numbers = pieces, numbers
         pages = [self._page(name) for name in numbers]
-        self.number = widgets.Dropdown(options=list(zip(numbers, pages, strict=True)), description="colour")
+        self.number = widgets.Dropdown(options=list(zip(numbers, pages, strict=True)), description="color")
         self.page = widgets.HTML(pages[0])
         self.number.observe(lambda change: setattr(self.page, "value", change["new"]), names="value")
         super().__init__([self.number, self.page])
 
     def _page(self, name: str) -> str:
         values = self._numbers[name]
-        tokens = colored_tokens(self._pieces, values, centre=_CENTRES.get(name))
+        tokens = colored_tokens(self._pieces, values, center=_CENTERS.get(name))
         top = max(range(len(values)), key=lambda t: values[t]) if len(values) else None
         mean = sum(values) / max(len(values), 1)
         words = f"{len(values)} tokens, mean {html.escape(name)} {mean:.4g}"

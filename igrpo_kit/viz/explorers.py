@@ -22,16 +22,25 @@ except ModuleNotFoundError as error:
     ) from None
 from plotly.subplots import make_subplots
 
-from igrpo_kit.advantages import group_advantages, leave_one_out_advantages
 from igrpo_kit.analysis.compare import Record
 from igrpo_kit.analysis.dynamics import Curve, thin, training_curve
-from igrpo_kit.losses import GRPO, clipped_objective
-from igrpo_kit.runlog import Row
-from igrpo_kit.toy import best_of_n_probability
+from igrpo_kit.core.advantages import group_advantages, leave_one_out_advantages
+from igrpo_kit.core.losses import GRPO, clipped_objective
+from igrpo_kit.core.rows import Row
+from igrpo_kit.core.toy import best_of_n_probability
 from igrpo_kit.viz.style import COLORS, DASHES, TEMPLATE
 
 _ALIKE = 1e9  # the concentration of a Beta distribution that is a point, to the eye
 _GROUP = 8  # rewards of the advantage explorer
+
+
+def _traces(chart: go.FigureWidget) -> dict[str, Any]:
+    """The traces of a chart by their names."""
+    return {trace.name: trace for trace in chart.data}
+
+
+def _set(trace: Any, x: Any, y: Any) -> None:
+    trace.x, trace.y = x, y
 
 
 class Explorer(widgets.VBox):
@@ -102,7 +111,7 @@ def _budget_chart() -> go.FigureWidget:
     for i, name in enumerate(("formula at the mean p", "prompts that differ", "simulated, 1,000 prompts")):
         line = {"mode": "markers" if i == 2 else "lines", "line": {"color": COLORS[i], "dash": DASHES[i]}}
         chart.add_scatter(name=name, **line, marker={"color": COLORS[i]}, row=1, col=1)
-    for i, name in enumerate(("best of N is right", "group of G is dead", "your split"), start=3):
+    for i, name in enumerate(("best of N is correct", "group of G is dead", "your split"), start=3):
         line = {
             "mode": "markers" if i == 5 else "lines+markers",
             "line": {"color": COLORS[i], "dash": DASHES[i]},
@@ -121,7 +130,7 @@ def best_of_n_explorer(
     """Best of N and dead groups: the formula, prompts that differ, a simulation, and the split N + G.
 
     On the left the best of k drafts against k. On the right what a fixed budget buys: N drafts leave a group
-    of G = budget - N on the same p (q' may change it: lesson 04). The simulation has 1,000 prompts.
+    of G = budget - N on the same p (q' may change it: lesson 05). The simulation has 1,000 prompts.
     """
     controls = {
         "p": _slider(widgets.FloatSlider, "mean p", mean_p, 0.0, 1.0, 0.01),
@@ -131,6 +140,7 @@ def best_of_n_explorer(
     }
     k = np.arange(1, 33)
     chart = _budget_chart()
+    traces = _traces(chart)
 
     def redraw() -> str:
         p, s, n, total = (controls[name].value for name in ("p", "spread", "drafts", "budget"))
@@ -139,17 +149,15 @@ def best_of_n_explorer(
         rng = np.random.default_rng(seed)
         a, b = (max(x, 1e-9) for x in _beta(p, s))
         prompts = rng.beta(a, b, size=1000)
-        first = rng.geometric(np.clip(prompts, 1e-12, 1.0))  # the first right draft of each prompt
+        first = rng.geometric(np.clip(prompts, 1e-12, 1.0))  # the first correct draft of each prompt
         split = np.arange(0.0, total - 1.0)
         best, dead = expected_best(p, s, split), expected_dead(p, s, total - split)
-        seen = [float((first <= x).mean()) for x in k]
-        for trace, y in zip(
-            chart.data, (best_of_n_probability(p, k), expected_best(p, s, k), seen), strict=False
-        ):
-            trace.x, trace.y = k, y
-        chart.data[3].x = chart.data[4].x = split
-        chart.data[3].y, chart.data[4].y = best, dead
-        chart.data[5].x, chart.data[5].y = [n, n], [best[n], dead[n]]
+        _set(traces["formula at the mean p"], k, best_of_n_probability(p, k))
+        _set(traces["prompts that differ"], k, expected_best(p, s, k))
+        _set(traces["simulated, 1,000 prompts"], k, [float((first <= x).mean()) for x in k])
+        _set(traces["best of N is correct"], split, best)
+        _set(traces["group of G is dead"], split, dead)
+        _set(traces["your split"], [n, n], [best[n], dead[n]])
         formula, simulated = float(best_of_n_probability(p, max(n, 1))), float((first <= n).mean())
         return (
             f"{n} drafts, mean p {p:.2f}: the formula at the mean says {formula if n else 0:.3f}; "
@@ -197,27 +205,28 @@ def advantage_explorer(rewards: Sequence[float] = (1, 0, 0, 0, 1, 0, 0, 0)) -> E
     names = [f"o{i + 1}" for i in range(_GROUP)]
     grid = np.linspace(0.4, 2.0, 161)
     chart = _advantage_chart()
+    traces = _traces(chart)
 
     def redraw() -> str:
         row = torch.tensor([[controls[f"R{i + 1}"].value for i in range(_GROUP)]], dtype=torch.float64)
-        three = (
-            group_advantages(row),
-            group_advantages(row, scale_by_std=False),
-            leave_one_out_advantages(row),
-        )
-        for trace, values in zip(chart.data, three, strict=False):
-            trace.x, trace.y = names, values[0].tolist()
-        A, r, clip = three[0][0, 0].item(), controls["ratio"].value, controls["clip"].value
+        advantages = {
+            "GRPO": group_advantages(row),
+            "Dr. GRPO": group_advantages(row, scale_by_std=False),
+            "leave one out": leave_one_out_advantages(row),
+        }
+        for name, values in advantages.items():
+            _set(traces[name], names, values[0].tolist())
+        A, r, clip = advantages["GRPO"][0, 0].item(), controls["ratio"].value, controls["clip"].value
         surrogate = surrogate_at(grid, A, clip)
-        chart.data[3].x, chart.data[3].y = grid, surrogate
-        chart.data[4].x, chart.data[4].y = [r], surrogate_at(np.array([r]), A, clip)
         low, high = float(surrogate.min()), float(surrogate.max())
-        chart.data[5].x = [1 - clip, 1 - clip, None, 1 + clip, 1 + clip]
-        chart.data[5].y = [low, high, None, low, high]
+        _set(traces["min(r A, clip(r) A)"], grid, surrogate)
+        _set(traces["your ratio"], [r], surrogate_at(np.array([r]), A, clip))
+        ends = [1 - clip, 1 - clip, None, 1 + clip, 1 + clip]
+        _set(traces["clip range"], ends, [low, high, None, low, high])
         factor = gradient_factor(r, A, clip)
         state = (
             "every advantage is 0: a <b>dead group</b>"
-            if not three[0].any()
+            if not advantages["GRPO"].any()
             else f"o1 has advantage <b>{A:+.3f}</b>"
         )
         stopped = " The clip has stopped it." if factor == 0 and A != 0 else ""
@@ -245,7 +254,7 @@ _CLOCKS = {
     "steps": "step",
     "sampled tokens": "tokens_sampled",
     "trained tokens": "tokens_trained",
-    "accuracy": "score",
+    "accuracy": "held_out_reward",
 }
 _PANELS = {
     "reward on q": "reward",

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
-from igrpo_kit.runlog import write_atomically
+from igrpo_kit.core.rows import write_atomically
 from igrpo_kit.viz.style import WIDTH, alt_text
 
 _DRAWN = ("x", "y", "error_x", "error_y", "text", "cells")
@@ -24,7 +24,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def figure_data(figure: go.Figure) -> list[dict[str, Any]]:
-    """What a figure was drawn from, trace by trace, numbers to 5 significant digits; no colours, no sizes."""
+    """What a figure was drawn from, trace by trace, numbers to 5 significant digits; no colors, no sizes."""
     traces = []
     for trace in figure.data:
         plain = trace.to_plotly_json()

@@ -26,9 +26,10 @@ except ModuleNotFoundError as error:
     ) from None
 from plotly.subplots import make_subplots
 
-from igrpo_kit.runlog import Row, RunLog
-from igrpo_kit.viz.plots import COLORS, TEMPLATE
+from igrpo_kit.core.rows import Row
+from igrpo_kit.training.records import RunLog
 from igrpo_kit.viz.runs import SMOOTH
+from igrpo_kit.viz.style import COLORS, TEMPLATE
 
 HZ, POINTS = 5.0, 1000
 

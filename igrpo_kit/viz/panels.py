@@ -80,7 +80,7 @@ def _curves(panel: Panel, records: Sequence[Record]) -> list[Curve]:
 def plot_panels(
     records: Sequence[Record], panels: Sequence[Panel], *, title: str, subtitle: str = "", says: int = 0
 ) -> go.Figure:
-    """A grid of panels, two in a row, one line per method in each, a method in the same colour everywhere.
+    """A grid of panels, two in a row, one line per method in each, a method in the same color everywhere.
 
     `says` is the panel whose first and last values the figure's description gives.
     Raises LookupError where no record has what a panel shows.

@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from igrpo_kit.toy import Numbers, ToyResult, best_of_n_probability, dead_group_probability
+from igrpo_kit.core.toy import Numbers, ToyResult, best_of_n_probability, dead_group_probability
 from igrpo_kit.viz.style import COLORS, SYMBOLS, TEMPLATE, describe, ends_in_words
 
 _UNIT = [-0.02, 1.02]  # the axis of a probability, with room for a marker at either end
@@ -51,7 +51,7 @@ def plot_best_of_n(
     """1 - (1 - p)^N as lines, and simulated shares as points, for each N (Proposition 3.1).
 
     `simulated` holds one row per n and one column per p, each the share of `trials` in which the best draft
-    was right. The bars are four standard errors either way, sqrt(x (1 - x) / trials) with x the closed form:
+    was correct. Bars are four standard errors either way, sqrt(x (1 - x) / trials) with x the closed form:
     one point in 16,000 falls outside by chance, more where x (1 - x) trials is so small that hits are rare.
 
     Raises ValueError where the shape of `simulated` is not (len(n), len(p)).
@@ -62,11 +62,11 @@ def plot_best_of_n(
     figure = plot_lines(
         grid,
         {f"N = {size}": best_of_n_probability(grid, size) for size in n},
-        title="The best of N drafts is right more often than one draft",
+        title="The best of N drafts is correct more often than one draft",
         subtitle="lines: 1 − (1 − p)<sup>N</sup>; "
         f"points: {trials:,} simulated prompts each, bars ± 4 standard errors",
-        x_title="p: probability that one draft is right",
-        y_title="probability that the best draft is right",
+        x_title="p: probability that one draft is correct",
+        y_title="probability that the best draft is correct",
     )
     styles = zip(cycle(COLORS), cycle(SYMBOLS), strict=False)
     for (color, symbol), size, share in zip(styles, n, simulated, strict=False):
@@ -84,9 +84,9 @@ def plot_dead_groups(group_sizes: Sequence[int]) -> go.Figure:
     figure = plot_lines(
         grid,
         {f"G = {size}": dead_group_probability(grid, size) for size in group_sizes},
-        title="A group whose rewards all agree teaches nothing",
-        subtitle="p<sup>G</sup> + (1 − p)<sup>G</sup>: all right, or all wrong",
-        x_title="p: probability that one completion is right",
+        title="A group whose rewards all agree contributes no gradient",
+        subtitle="p<sup>G</sup> + (1 − p)<sup>G</sup>: all correct, or all incorrect",
+        x_title="p: probability that one completion is correct",
         y_title="probability that the group is dead",
     )
     return figure.update_xaxes(range=_UNIT).update_yaxes(range=_UNIT)
@@ -100,7 +100,7 @@ def plot_mixed_groups(
     num_refinements: int,
     assumption: str,
 ) -> go.Figure:
-    """Share of groups that hold a right and a wrong completion, at matched rollouts R = N + G.
+    """Share of groups that hold a correct and an incorrect completion, at matched rollouts R = N + G.
 
     `results` holds one `simulate_igrpo` per p, run with these `num_drafts` (N) and `num_refinements` (G).
     `assumption` says, under the title, what that simulation took a refinement to be worth.
@@ -113,9 +113,9 @@ def plot_mixed_groups(
             f"GRPO, groups of {num_refinements}": [r.mixed_grpo_small for r in results],
             f"iGRPO, {num_drafts} drafts + {num_refinements}": [r.mixed_igrpo for r in results],
         },
-        title="Only a mixed group, some right and some wrong, has something to teach",
+        title="Only a mixed group, some correct and some not, contributes a gradient",
         subtitle=assumption,
-        x_title="p: probability that one completion is right, given the question alone",
+        x_title="p: probability that one completion is correct, given the question alone",
         y_title="share of mixed groups",
         mode="lines+markers",
     )
@@ -136,10 +136,10 @@ def plot_jensen(populations: Mapping[str, Float[np.ndarray, " P"]], n: Sequence[
     figure = plot_lines(
         np.asarray(n),
         {f"1 − (1 − {mean:.2f})<sup>N</sup>": best_of_n_probability(mean, np.asarray(n)), **truth},
-        title="The mean p promises too much",
+        title="The mean p overestimates",
         subtitle=f"prompt sets that differ in spread only: mean p = {mean:.2f} in all of them",
         x_title="N: drafts per prompt",
-        y_title="share of prompts whose best draft is right",
+        y_title="share of prompts whose best draft is correct",
         mode="lines+markers",
     )
     return figure.update_xaxes(type="log", tickvals=list(n)).update_yaxes(range=_UNIT)

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from igrpo_kit.analysis.intervals import Interval
-from igrpo_kit.analysis.passk import MajorityCurve, PassCurve
+from igrpo_kit.analysis.stats.intervals import Interval
+from igrpo_kit.analysis.stats.passk import MajorityCurve, PassCurve
 from igrpo_kit.viz.panels import add_band
 from igrpo_kit.viz.style import (
     COLORS,
     DASHES,
-    GREY,
+    GRAY,
     PATTERNS,
     SYMBOLS,
     TEMPLATE,
@@ -37,7 +37,7 @@ def plot_pass_at_n(
 ) -> go.Figure:
     """Pass@N against N on a log axis, each curve N -> estimate with its interval (the shape of Fig. S.1).
 
-    `before` is the policy before training, in grey. `draws` are added as points without a line: what one draw
+    `before` is the policy before training, in gray. `draws` are added as points without a line: what one draw
     of N samples per problem gave, say.
     """
     figure = go.Figure(layout_template=TEMPLATE)
@@ -48,7 +48,7 @@ def plot_pass_at_n(
             np.array([getattr(interval, end) for interval in curve.values()])
             for end in ("low", "estimate", "high")
         )
-        color = COLORS[i % len(COLORS)] if i < len(curves) else GREY
+        color = COLORS[i % len(COLORS)] if i < len(curves) else GRAY
         add_band(figure, n, (low, high), color)
         line = {"color": color, "dash": DASHES[i % len(DASHES)], "width": 3}
         figure.add_scatter(x=n, y=estimate, name=name, mode="lines", line=line)
@@ -95,7 +95,7 @@ def plot_forest(
             marker={"color": color, "symbol": symbol, "size": 11},
             showlegend=False,
         )
-    figure.add_vline(x=0, line={"dash": "dot", "color": GREY, "width": 2})
+    figure.add_vline(x=0, line={"dash": "dot", "color": GRAY, "width": 2})
     figure.update_layout(
         title={"text": title, "subtitle": {"text": subtitle}},
         hovermode="closest",
@@ -153,7 +153,7 @@ def plot_marked_table(
     """A table as printed, where a cell that something is to be said about has a letter, and the notes below.
 
     `marks` is (row, column) -> note, counted from 0; cells with the same note share its letter. A mark shows
-    by letter and by the weight of the type, not by colour alone. Raises ValueError for a ragged row or a mark
+    by letter and by the weight of the type, not by color alone. Raises ValueError for a ragged row or a mark
     outside.
     """
     if any(len(row) != len(header) for row in rows):

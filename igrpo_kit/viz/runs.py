@@ -10,10 +10,10 @@ import plotly.graph_objects as go
 
 from igrpo_kit.analysis.compare import Record, pass_at
 from igrpo_kit.analysis.dynamics import Curve, held_out_curve, training_curve, transitions_in_metrics
-from igrpo_kit.analysis.intervals import Interval, student_interval
-from igrpo_kit.runlog import Row
+from igrpo_kit.analysis.stats.intervals import Interval, student_interval
+from igrpo_kit.core.rows import Row
 from igrpo_kit.viz.panels import Panel, plot_panels
-from igrpo_kit.viz.style import COLORS, GREY, PATTERNS, TEMPLATE, WIDTH, describe, ends_in_words
+from igrpo_kit.viz.style import COLORS, GRAY, PATTERNS, TEMPLATE, WIDTH, describe, ends_in_words
 
 SMOOTH = 10
 STEPS = f"steps (mean of {SMOOTH})"
@@ -24,9 +24,9 @@ def metric_curve(record: Record, name: str, *, on_q: bool = False) -> Curve:
     return training_curve(record, name, on_q=on_q, smooth=SMOOTH)
 
 
-def entropy_against_score(record: Record, base: Row) -> Curve:
-    """Entropy on q against held-out score: "delayed collapse" at equal accuracy instead of equal steps."""
-    return held_out_curve(record, base, "entropy", "score")
+def entropy_against_reward(record: Record, base: Row) -> Curve:
+    """Entropy on q against held-out reward: "delayed collapse" at equal accuracy instead of equal steps."""
+    return held_out_curve(record, base, "entropy", "held_out_reward")
 
 
 def pass_curve(record: Record) -> Curve:
@@ -39,21 +39,23 @@ def pass_curve(record: Record) -> Curve:
 def plot_comparison(records: Sequence[Record], base: Row, *, title: str) -> go.Figure:
     """Six panels from the records of one experiment: score at three budgets, entropy, dead groups, pass@k."""
     panels = [
-        Panel("held-out score", "steps", lambda r: held_out_curve(r, base)),
-        Panel("held-out score", "gradient tokens", lambda r: held_out_curve(r, base, clock="tokens_trained")),
+        Panel("held-out reward", "steps", lambda r: held_out_curve(r, base)),
         Panel(
-            "held-out score",
+            "held-out reward", "gradient tokens", lambda r: held_out_curve(r, base, clock="tokens_trained")
+        ),
+        Panel(
+            "held-out reward",
             "processor seconds",
             lambda r: held_out_curve(r, base, clock="seconds/cpu_total"),
         ),
-        Panel("entropy on q, nats", "held-out score", lambda r: entropy_against_score(r, base), "paths"),
+        Panel("entropy on q, nats", "held-out reward", lambda r: entropy_against_reward(r, base), "paths"),
         Panel("dead groups", STEPS, lambda r: metric_curve(r, "dead_groups")),
         Panel("pass@k", "k", pass_curve),
     ]
     figure = plot_panels(records, panels, title=title)
     ks = [2**i for i in range(base["num_samples"].bit_length())]
     before = go.Scatter(x=ks, y=[pass_at(base, k) for k in ks], name="before training", mode="lines+markers")
-    before.update(line={"color": GREY, "dash": "dot"}, marker={"color": GREY, "symbol": "circle"})
+    before.update(line={"color": GRAY, "dash": "dot"}, marker={"color": GRAY, "symbol": "circle"})
     return figure.add_trace(before, row=3, col=2).update_xaxes(type="log", tickvals=ks, row=3, col=2)
 
 
@@ -80,14 +82,14 @@ def _best_draft(record: Record) -> Curve:
 
 def plot_entropy(records: Sequence[Record], base: Row, *, title: str) -> go.Figure:
     """The kind of Fig. 3 (top left: of what is trained, which for iGRPO is given q'), and entropy on q at
-    equal steps, equal gradient tokens and equal held-out score."""
+    equal steps, equal gradient tokens and equal held-out reward."""
     panels = [
         Panel("of the trained group, nats", STEPS, lambda r: metric_curve(r, "entropy")),
         Panel("on q, nats", "steps", lambda r: held_out_curve(r, base, "entropy")),
         Panel(
             "on q, nats", "gradient tokens", lambda r: held_out_curve(r, base, "entropy", "tokens_trained")
         ),
-        Panel("on q, nats", "held-out score", lambda r: entropy_against_score(r, base), "paths"),
+        Panel("on q, nats", "held-out reward", lambda r: entropy_against_reward(r, base), "paths"),
     ]
     figure = plot_panels(records, panels, title=title, says=1)
     return figure.update_yaxes(rangemode="tozero")
@@ -103,27 +105,27 @@ def plot_lengths(records: Sequence[Record], *, title: str) -> go.Figure:
 
 
 def plot_dead_group_kinds(records: Sequence[Record], *, title: str) -> go.Figure:
-    """Groups of advantage 0, apart: all right (nothing left to learn) and alike otherwise (out of reach)."""
+    """Groups of advantage 0, by kind: all correct (nothing left to learn), and alike otherwise."""
 
-    def not_all_right(record: Record) -> Curve:
+    def not_all_correct(record: Record) -> Curve:
         x, dead = metric_curve(record, "dead_groups")
-        return Curve(x, dead - metric_curve(record, "all_right_groups").y)
+        return Curve(x, dead - metric_curve(record, "all_correct_groups").y)
 
     panels = [
-        Panel("groups that are all right", STEPS, lambda r: metric_curve(r, "all_right_groups")),
-        Panel("other dead groups", STEPS, not_all_right),
+        Panel("groups that are all correct", STEPS, lambda r: metric_curve(r, "all_correct_groups")),
+        Panel("other dead groups", STEPS, not_all_correct),
     ]
     return plot_panels(records, panels, title=title)
 
 
-FLOWS = ("right, copied", "right, rewritten", "spoilt", "repaired", "still wrong")
-"""what becomes of a draft: the first three of a right one, the last two of a wrong one"""
+FLOWS = ("correct, copied", "correct, rewritten", "regressed", "repaired", "still incorrect")
+"""what becomes of a draft: the first three of a correct one, the last two of an incorrect one"""
 
 
 def flows(row: Row) -> list[float]:
     """Shares of all refinements, in the order of `FLOWS`, from one step's metrics; their sum is 1.
 
-    NaN where the metrics do not determine them. *Right* means the full reward.
+    NaN where the metrics do not determine them. *Correct* means the full reward.
     Raises ValueError naming the step of a row without drafts.
     """
     if row.get("copy_rate") is None:
@@ -131,13 +133,13 @@ def flows(row: Row) -> list[float]:
     counts = transitions_in_metrics([row]).counts
     if len(counts) == 0:
         return [float("nan")] * len(FLOWS)
-    kept, spoilt, repaired, still_wrong = (counts[0] / counts[0].sum()).tolist()
-    copied = (kept + spoilt) * (row["copy_rate_of_right"] or 0.0)  # a copy of a right draft is right
-    return [copied, kept - copied, spoilt, repaired, still_wrong]
+    kept, regressed, repaired, still_incorrect = (counts[0] / counts[0].sum()).tolist()
+    copied = (kept + regressed) * (row["copy_rate_of_correct"] or 0.0)  # a copy of a correct draft is correct
+    return [copied, kept - copied, regressed, repaired, still_incorrect]
 
 
 def plot_transitions(records: Sequence[Record], *, title: str) -> go.Figure:
-    """What becomes of the draft that is shown: copied, rewritten, spoilt, repaired or still wrong.
+    """What becomes of the draft that is shown: copied, rewritten, regressed, repaired or still incorrect.
 
     `records` are the seeds of one method. Raises ValueError as `flows` does, and for several methods.
     """

@@ -1,6 +1,6 @@
 """The one look of all figures, on white and on dark, and the words beside each picture.
 
-A trace can be told from its neighbours three times over: by colour, by dash and by marker. Colours are Okabe
+A trace can be told from its neighbors three times over: by color, by dash and by marker. Colors are Okabe
 and Ito's, less those that fall under a contrast of 3:1 on white, and two of ours; dark paper has brighter
 ones in the same order. The template cycles through all three, so a plain `go.Scatter` gets them too.
 """
@@ -20,7 +20,7 @@ DASHES = ("solid", "dash", "dot", "dashdot", "12px,3px", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 PATTERNS = ("", "/", "-", ".", "|", "x", "+")
 """what a dash is to a line, to a filled area"""
-GREY, DARK_GREY = "#767676", "#9AA3AD"
+GRAY, DARK_GRAY = "#767676", "#9AA3AD"
 """what is no method: the policy before training, a rest, a guide"""
 PAPER, DARK_PAPER = "#FFFFFF", "#0D1117"
 """the dark paper is GitHub's, where the README is read"""
@@ -93,7 +93,7 @@ TEMPLATE = _template(COLORS, paper=PAPER, ink="#1A1A1A", faint="#595959", grid="
 """`go.Figure(layout_template=TEMPLATE)` gives the look to a figure of your own."""
 DARK = _template(DARK_COLORS, paper=DARK_PAPER, ink="#E6EDF3", faint="#9AA3AD", grid="#30363D")
 
-_BRIGHTER = dict(zip((*COLORS, GREY, PAPER), (*DARK_COLORS, DARK_GREY, DARK_PAPER), strict=True))
+_BRIGHTER = dict(zip((*COLORS, GRAY, PAPER), (*DARK_COLORS, DARK_GRAY, DARK_PAPER), strict=True))
 
 
 def _recoloured(value: Any) -> Any:
@@ -105,7 +105,7 @@ def _recoloured(value: Any) -> Any:
 
 
 def in_dark(figure: go.Figure) -> go.Figure:
-    """The same figure on dark paper: another template, and every colour of `COLORS` its brighter twin."""
+    """The same figure on dark paper: another template, and every color of `COLORS` its brighter twin."""
     # Part by part: the whole figure's to_plotly_json would pack arrays into base64, and lose them as numbers.
     layout = {k: v for k, v in figure.layout.to_plotly_json().items() if k != "template"}
     data = [trace.to_plotly_json() for trace in figure.data]

@@ -70,16 +70,16 @@ def token_pieces(tokenizer: object, ids: Sequence[int]) -> list[str]:
     ]
 
 
-def colored_tokens(pieces: Sequence[str], values: Sequence[float], *, centre: float | None = None) -> str:
+def colored_tokens(pieces: Sequence[str], values: Sequence[float], *, center: float | None = None) -> str:
     """Tokens on a background by value, each with its value as a tooltip.
 
-    Without `centre` a scale from the lowest (white) to the highest value (orange); with it, blue below and
+    Without `center` a scale from the lowest (white) to the highest value (orange); with it, blue below and
     orange above. Raises ValueError where the two differ in length.
     """
     numbers = np.asarray(values, dtype=float)
     if len(pieces) != len(numbers):
         raise ValueError(f"values: {len(numbers)} for {len(pieces)} tokens")
-    start = centre if centre is not None else np.nanmin(numbers, initial=np.inf)
+    start = center if center is not None else np.nanmin(numbers, initial=np.inf)
     reach = np.nanmax(np.abs(numbers - start), initial=0.0) or 1.0
     spans = []
     for piece, value in zip(pieces, numbers.tolist(), strict=True):

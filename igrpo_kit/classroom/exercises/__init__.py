@@ -4,16 +4,16 @@ from igrpo_kit.classroom.exercise import Exercise
 from igrpo_kit.classroom.exercises import (
     lesson01,
     lesson02,
-    lesson03,
     lesson04,
     lesson05,
     lesson06,
     lesson07,
     lesson08,
     lesson09,
+    lesson10,
 )
 
-_LESSONS = (lesson01, lesson02, lesson03, lesson04, lesson05, lesson06, lesson07, lesson08, lesson09)
+_LESSONS = (lesson01, lesson02, lesson04, lesson05, lesson06, lesson07, lesson08, lesson09, lesson10)
 
 EXERCISES: dict[str, Exercise] = {e.name: e for lesson in _LESSONS for e in lesson.EXERCISES}
 """Every exercise by its name."""

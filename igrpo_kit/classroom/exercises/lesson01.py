@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from igrpo_kit.analysis.passk import pass_at_k
 from igrpo_kit.classroom.exercise import Arguments, Exercise, FunctionCheck, ValueCheck
-from igrpo_kit.toy import best_of_n_probability, dead_group_probability
+from igrpo_kit.core.passk import pass_at_k
+from igrpo_kit.core.toy import best_of_n_probability, dead_group_probability
 
 
 def _random_p_n(rng: np.random.Generator) -> list[Arguments]:

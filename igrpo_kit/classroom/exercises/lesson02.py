@@ -143,7 +143,7 @@ EXERCISES = [
             mistakes={
                 "0": "A 0 would say that the solution is wrong, and the policy would be trained on it. "
                 "Nobody has judged the solution.",
-                "0.5": "0.5 is a judgement too, and nobody has made one.",
+                "0.5": "0.5 is a judgment too, and nobody has made one.",
                 "1": "1 would pay for making the judge fail.",
             },
             otherwise="Answer with one of the words: '0', '0.5', '1', 'nan'.",

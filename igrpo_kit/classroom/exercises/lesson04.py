@@ -1,309 +1,296 @@
-"""Exercises of lesson 04, the two stages."""
+"""Exercises of lesson 04, GRPO by hand."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from igrpo_kit.advantages import group_advantages
 from igrpo_kit.classroom.exercise import Arguments, Exercise, FunctionCheck, ValueCheck
-from igrpo_kit.selection import select_best_draft
+from igrpo_kit.core.advantages import group_advantages
+from igrpo_kit.core.losses import clipped_surrogate, k3_kl
+from igrpo_kit.core.tokens import completion_mask, token_log_probs
 
 
 def _random_rewards(rng: np.random.Generator) -> list[Arguments]:
-    return [(torch.tensor(rng.random((5, 3))),), (torch.tensor(rng.integers(0, 2, (6, 4)).astype(float)),)]
+    graded, binary = rng.random((3, 4)), rng.integers(0, 2, (5, 8)).astype(float)
+    return [(torch.tensor(graded),), (torch.tensor(binary),)]
 
 
-def _last_of_a_tie(rewards: Tensor) -> Tensor:
-    """Among equal rewards you take the last; the convention is the first (the paper is silent)."""
-    return rewards.shape[1] - 1 - select_best_draft(rewards.flip(1))
+def _population_std(rewards: Tensor) -> Tensor:
+    """You divide by the population standard deviation (ddof = 0); the paper says sample (ddof = 1)."""
+    centered, std = rewards - rewards.mean(1, keepdim=True), rewards.std(1, keepdim=True, correction=0)
+    return torch.where(std == 0, 0.0, centered / std)
 
 
-def _worst(rewards: Tensor) -> Tensor:
-    """That is the worst draft, the control of `select_worst_draft`."""
-    return select_best_draft(-rewards)
+def _over_the_batch(rewards: Tensor) -> Tensor:
+    """Mean and std are taken over the whole batch; each group, a row, is to be compared with itself."""
+    return (rewards - rewards.mean()) / rewards.std()
 
 
-def _best_prompt(rewards: Tensor) -> Tensor:
-    """The arg max runs over dim 0, the prompts; drafts of one prompt are compared: dim 1."""
-    return select_best_draft(rewards.T.contiguous())
+def _only_centered(rewards: Tensor) -> Tensor:
+    """You subtract the mean, but do not divide by the standard deviation."""
+    return rewards - rewards.mean(dim=1, keepdim=True)
 
 
-def _of_all(rewards: Tensor) -> Tensor:
-    """One index into the whole flattened tensor; one index per prompt is wanted, shape [P]."""
-    return rewards.flatten().argmax()
+def _nan_where_dead(rewards: Tensor) -> Tensor:
+    """A dead group gives 0/0 = NaN; the convention (Eq. 18) is exactly 0."""
+    return (rewards - rewards.mean(dim=1, keepdim=True)) / rewards.std(dim=1, keepdim=True)
 
 
-def refinement_prompt(question: str, draft: str) -> str:
-    """q' in the paper's order: the question, then the draft between tags."""
-    return f"{question}\n\nA prior draft:\n<draft>\n{draft}\n</draft>"
+def _random_ids(rng: np.random.Generator) -> list[Arguments]:
+    return [(torch.tensor(rng.integers(0, 3, (6, 7))), 0)]
 
 
-def _draft_first(question: str, draft: str) -> str:
-    """The draft stands before the question; Eq. 3 appends it after q."""
-    return f"A prior draft:\n<draft>\n{draft}\n</draft>\n\n{question}"
+def _no_eos(ids: Tensor, eos_id: int) -> Tensor:
+    """The first EOS is masked out as well: then the policy is never trained to stop. Keep it."""
+    return (ids == eos_id).cumsum(dim=1) == 0
 
 
-def _no_question(question: str, draft: str) -> str:
-    """The question is missing: q' = Concat(q, draft), and the draft alone does not say what was asked."""
-    return f"A prior draft:\n<draft>\n{draft}\n</draft>"
+def _anything_but_eos(ids: Tensor, eos_id: int) -> Tensor:
+    """ids != eos_id drops every EOS, also the one that was sampled, and trains what follows it."""
+    return ids != eos_id
 
 
-def _no_draft(question: str, draft: str) -> str:
-    """The draft is missing: that is q, and Stage 2 would be GRPO."""
-    return question
+def _up_to_the_last_eos(ids: Tensor, eos_id: int) -> Tensor:
+    """You keep tokens up to the *last* EOS. What follows the first one was never part of the completion."""
+    ends = (ids == eos_id).flip(1).cumsum(dim=1).flip(1) > 0
+    return ends | ~(ids == eos_id).any(dim=1, keepdim=True)
 
 
-def _no_tags(question: str, draft: str) -> str:
-    """Without tags nobody can tell where the draft begins and ends."""
-    return f"{question}\n\nA prior draft:\n{draft}"
+def _everything(ids: Tensor, eos_id: int) -> Tensor:
+    """Everything is True: padding after the first EOS would be trained."""
+    return torch.ones_like(ids, dtype=torch.bool)
 
 
-_MESSAGES = [
-    {"role": "user", "tokens": 3},
-    {"role": "assistant", "tokens": 2},
-    {"role": "user", "tokens": 1},
-    {"role": "assistant", "tokens": 4},
-]
+def _random_log_probs(rng: np.random.Generator) -> list[Arguments]:
+    return [(torch.tensor(-rng.random((2, 3))), torch.tensor(-rng.random((2, 3))))]
 
 
-def trained_tokens(messages: list[dict]) -> list[bool]:
-    """True on the tokens of the last message alone: what was sampled in Stage 2."""
-    before = sum(m["tokens"] for m in messages[:-1])
-    return [False] * before + [True] * messages[-1]["tokens"]
+def _k3_reversed(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
+    """The ratio is upside down: k3 uses pi_ref / pi, so ref minus log_probs (Eq. 24)."""
+    return k3_kl(ref_log_probs, log_probs)
 
 
-def _by_role(messages: list[dict]) -> list[bool]:
-    """Still the bug: the draft is an assistant's message too, and its tokens are trained. It is context."""
-    return [m["role"] == "assistant" for m in messages for _ in range(m["tokens"])]
+def _k1(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
+    """That is k1, log(pi / pi_ref): unbiased, but it can be negative. k3 adds exp(d) - 1."""
+    return log_probs - ref_log_probs
 
 
-def _first_reply(messages: list[dict]) -> list[bool]:
-    """You train the draft and not the refinement: the *last* message is what Stage 2 sampled."""
-    i = next(i for i, m in enumerate(messages) if m["role"] == "assistant")
-    return [j == i for j, m in enumerate(messages) for _ in range(m["tokens"])]
+def _k2(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
+    """That is k2, half the squared log-ratio: never negative, but biased."""
+    return (log_probs - ref_log_probs) ** 2 / 2
 
 
-def _all_tokens(messages: list[dict]) -> list[bool]:
-    """Everything is trained, the question too."""
-    return [True for m in messages for _ in range(m["tokens"])]
+def _no_minus_one(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
+    """The - 1 is missing: for equal policies the penalty must be 0."""
+    return k3_kl(log_probs, ref_log_probs) + 1
 
 
-def _nothing(messages: list[dict]) -> list[bool]:
-    """Nothing is trained: the refinement's tokens must be True."""
-    return [False for m in messages for _ in range(m["tokens"])]
+def _random_surrogate(rng: np.random.Generator) -> list[Arguments]:
+    ratio, advantages = rng.uniform(0.4, 1.8, (3, 4)), rng.normal(size=(3, 1))
+    return [(torch.tensor(ratio), torch.tensor(advantages), 0.2)]
 
 
-def _random_chats(rng: np.random.Generator) -> list[Arguments]:
-    roles = ["user", "assistant"] * 3
-    return [([{"role": r, "tokens": int(rng.integers(1, 5))} for r in roles[:n]],) for n in (2, 4, 6)]
+def surrogate(ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """min(ratio * A, clip(ratio) * A) of Eq. 21, token by token."""
+    old = torch.zeros_like(ratio)
+    return clipped_surrogate(ratio.log(), old, advantages.squeeze(1), clip_low=clip, clip_high=clip)
 
 
-def stage2_log_ratio(on_q: Tensor, on_q_prime: Tensor, old_on_q_prime: Tensor) -> Tensor:
-    """log pi(o | q') - log pi_old(o | q'): both conditioned on what the refinement was sampled from."""
-    return on_q_prime - old_on_q_prime
+def _max_for_min(ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """max instead of min: the clip must be pessimistic, the smaller of the two."""
+    return torch.maximum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
 
 
-def _on_q(on_q: Tensor, on_q_prime: Tensor, old_on_q_prime: Tensor) -> Tensor:
-    """Still the bug: the numerator is conditioned on q, while the refinement was sampled from q'."""
-    return on_q - old_on_q_prime
+def _only_clipped(ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """Only the clipped term: a bad token whose probability has *grown* must still be pushed down."""
+    return ratio.clamp(1 - clip, 1 + clip) * advantages
 
 
-def _upside_down(on_q: Tensor, on_q_prime: Tensor, old_on_q_prime: Tensor) -> Tensor:
-    """Upside down: the new policy's log-prob minus the old one's."""
-    return old_on_q_prime - on_q_prime
+def _unclipped(ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """The clip is missing: nothing keeps the policy near the one that sampled."""
+    return ratio * advantages
 
 
-def _two_contexts(on_q: Tensor, on_q_prime: Tensor, old_on_q_prime: Tensor) -> Tensor:
-    """That compares one policy in two contexts; the ratio compares two policies in one."""
-    return on_q_prime - on_q
+def _clipped_product(ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """You clip ratio * A; it is the ratio that is clipped."""
+    return torch.minimum(ratio * advantages, (ratio * advantages).clamp(1 - clip, 1 + clip))
 
 
-def _random_triples(rng: np.random.Generator) -> list[Arguments]:
-    return [tuple(torch.tensor(-rng.random((2, 4))) for _ in range(3))]
+def sequence_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean over each completion's own tokens, then the mean over completions: 1/|o| of Eq. 5."""
+    return ((values * mask).sum(dim=1) / mask.sum(dim=1)).mean()
 
 
-def grouped_advantages(prompts: list[str], rewards: Tensor, group_size: int) -> Tensor:
-    """Advantages of rows [B]; each run of `group_size` rows is a group, whatever the prompts say."""
-    return group_advantages(rewards.view(-1, group_size)).flatten()
+def _token_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """That is DAPO's mean over all tokens: a long completion weighs more. Eq. 5 weighs completions alike."""
+    return (values * mask).sum() / mask.sum()
 
 
-def _by_text(prompts: list[str], rewards: Tensor, group_size: int) -> Tensor:
-    """Still the bug: two equal questions in a batch become one group of double size. A group is an axis."""
-    out = torch.zeros_like(rewards)
-    for text in set(prompts):
-        rows = [i for i, p in enumerate(prompts) if p == text]
-        out[rows] = group_advantages(rewards[rows][None])[0]
-    return out
+def _padded_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """You divide by T, the padded width, not by each completion's own length."""
+    return (values * mask).mean(dim=1).mean()
 
 
-def _one_group(prompts: list[str], rewards: Tensor, group_size: int) -> Tensor:
-    """The whole batch is one group: easy and hard questions are compared with each other."""
-    return group_advantages(rewards[None])[0]
+def _mask_ignored(values: Tensor, mask: Tensor) -> Tensor:
+    """The mask is not used: padding enters the mean."""
+    return values.mean()
 
 
-def _columns(prompts: list[str], rewards: Tensor, group_size: int) -> Tensor:
-    """You took columns for groups: rows are row-major by prompt, so a group is group_size rows in a run."""
-    return group_advantages(rewards.view(group_size, -1).T.contiguous()).T.flatten()
+def _random_values(rng: np.random.Generator) -> list[Arguments]:
+    lengths = torch.tensor([[1], [2], [5], [3]])
+    return [(torch.tensor(rng.normal(size=(4, 5))), torch.arange(5) < lengths)]
 
 
-def _random_batches(rng: np.random.Generator) -> list[Arguments]:
-    return [(["a"] * 3 + ["b"] * 3 + ["a"] * 3, torch.tensor(rng.random(9)), 3)]
+def _random_logits(rng: np.random.Generator) -> list[Arguments]:
+    return [(torch.tensor(rng.normal(size=(2, 3, 5)) * 3), torch.tensor(rng.integers(0, 5, (2, 3))), 0.7)]
 
 
-def shared_prefix_mask(prompt_length: int, lengths: list[int]) -> Tensor:
-    """[L, L], True where row i may look: the prompt and its own completion, as far as they lie behind."""
-    block = torch.tensor([0] * prompt_length + [g for g, n in enumerate(lengths, 1) for _ in range(n)])
-    seen = (block[:, None] == block[None, :]) | (block[None, :] == 0)
-    return seen & torch.ones(len(block), len(block), dtype=torch.bool).tril()
+def _temperature_ignored(logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
+    """Still the bug: tokens were drawn at `temperature`, and the log-probs are those of temperature 1."""
+    return token_log_probs(logits, ids, 1.0)
 
 
-def _causal_only(prompt_length: int, lengths: list[int]) -> Tensor:
-    """Causal alone: the second completion reads the first one. They must not see each other."""
-    L = prompt_length + sum(lengths)
-    return torch.ones(L, L, dtype=torch.bool).tril()
+def _scaled_after(logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
+    """You divide the log-probs; divide the *logits*, before log_softmax, or they no longer sum to 1."""
+    return token_log_probs(logits, ids, 1.0) / temperature
 
 
-def _no_prompt(prompt_length: int, lengths: list[int]) -> Tensor:
-    """Completions do not see the prompt: they were sampled from it."""
-    block = torch.tensor([0] * prompt_length + [g for g, n in enumerate(lengths, 1) for _ in range(n)])
-    return (block[:, None] == block[None, :]).tril()
+def _multiplied(logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
+    """Multiplied instead of divided: a low temperature sharpens the distribution."""
+    return token_log_probs(logits, ids, 1 / temperature)
 
 
-def _not_causal(prompt_length: int, lengths: list[int]) -> Tensor:
-    """A token sees what comes after it: keep only what lies behind (or on it)."""
-    block = torch.tensor([0] * prompt_length + [g for g, n in enumerate(lengths, 1) for _ in range(n)])
-    return (block[:, None] == block[None, :]) | (block[None, :] == 0)
-
-
-def _transposed(prompt_length: int, lengths: list[int]) -> Tensor:
-    """Rows and columns are swapped: row i says what token i may look at."""
-    return shared_prefix_mask(prompt_length, lengths).T.contiguous()
-
-
-_T, _F = True, False
+_PAD_IS_EOS = torch.tensor([[5, 7, 0, 0], [5, 0, 0, 0], [5, 7, 6, 8]])
+_REWARDS = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+_AS_IN_EQ_4 = FunctionCheck(
+    reference=group_advantages,
+    typed=[((_REWARDS,), torch.tensor([[1.5, -0.5, -0.5, -0.5], [0.0, 0.0, 0.0, 0.0]]))],
+    random=_random_rewards,
+    mistakes=[_population_std, _over_the_batch, _only_centered, _nan_where_dead],
+)
 
 EXERCISES = [
     Exercise(
-        name="select_best_draft",
+        name="group_advantages",
         lesson="04",
         kind="code",
         difficulty=1,
         minutes=5,
-        verify=FunctionCheck(
-            reference=select_best_draft,
-            typed=[
-                (
-                    (torch.tensor([[0.0, 1.0, 1.0], [0.2, 0.1, 0.0], [0.5, 0.5, 0.5]]),),
-                    torch.tensor([1, 0, 0]),
-                )
-            ],
-            random=_random_rewards,
-            mistakes=[_last_of_a_tie, _worst, _best_prompt, _of_all],
-        ),
+        verify=_AS_IN_EQ_4,
     ),
     Exercise(
-        name="refinement_prompt",
-        lesson="04",
-        kind="code",
-        difficulty=1,
-        minutes=5,
-        verify=FunctionCheck(
-            reference=refinement_prompt,
-            typed=[
-                (
-                    ("What is 3 + 4?", "It is 8."),
-                    "What is 3 + 4?\n\nA prior draft:\n<draft>\nIt is 8.\n</draft>",
-                )
-            ],
-            random=lambda rng: [(f"{rng.integers(99)} + 1 = ?", f"{rng.integers(99)}")],
-            mistakes=[_draft_first, _no_question, _no_draft, _no_tags],
-        ),
-    ),
-    Exercise(
-        name="matched_budget",
-        lesson="04",
-        kind="prediction",
-        difficulty=1,
-        minutes=2,
-        verify=ValueCheck(
-            right=8,
-            mistakes={
-                4: "iGRPO samples 4 drafts *and* 4 refinements; 4 samples are half of that budget.",
-                16: "Drafts and refinements add up, N + G; they are not multiplied.",
-                5: "All four drafts cost a rollout, also the three that are not shown.",
-            },
-            otherwise="Count the completions iGRPO samples for one prompt: N drafts, then G refinements.",
-        ),
-    ),
-    Exercise(
-        name="bug_draft_tokens",
-        lesson="04",
-        kind="bug",
-        difficulty=2,
-        minutes=8,
-        verify=FunctionCheck(
-            reference=trained_tokens,
-            typed=[((_MESSAGES,), [_F] * 6 + [_T] * 4), ((_MESSAGES[:2],), [_F] * 3 + [_T] * 2)],
-            random=_random_chats,
-            mistakes=[_by_role, _first_reply, _all_tokens, _nothing],
-        ),
-    ),
-    Exercise(
-        name="bug_ratio",
-        lesson="04",
-        kind="bug",
-        difficulty=2,
-        minutes=8,
-        verify=FunctionCheck(
-            reference=stage2_log_ratio,
-            typed=[
-                (
-                    (
-                        torch.tensor([[-3.0, -2.0]]),
-                        torch.tensor([[-1.0, -0.5]]),
-                        torch.tensor([[-1.0, -0.5]]),
-                    ),
-                    torch.tensor([[0.0, 0.0]]),
-                )
-            ],
-            random=_random_triples,
-            mistakes=[_on_q, _upside_down, _two_contexts],
-        ),
-    ),
-    Exercise(
-        name="bug_group_by_text",
+        name="bug_mask",
         lesson="04",
         kind="bug",
         difficulty=2,
         minutes=10,
         verify=FunctionCheck(
-            reference=grouped_advantages,
+            reference=completion_mask,
             typed=[
                 (
-                    (["a"] * 4, torch.tensor([1.0, 0.0, 0.0, 0.0]), 2),
-                    torch.tensor([0.7071068, -0.7071068, 0.0, 0.0]),
+                    (_PAD_IS_EOS, 0),
+                    torch.tensor([[True, True, True, False], [True, True, False, False], [True] * 4]),
                 )
             ],
-            random=_random_batches,
-            mistakes=[_by_text, _one_group, _columns],
+            random=_random_ids,
+            mistakes=[_anything_but_eos, _no_eos, _up_to_the_last_eos, _everything],
         ),
     ),
     Exercise(
-        name="shared_prefix_mask",
+        name="loss_value",
+        lesson="04",
+        kind="prediction",
+        difficulty=1,
+        minutes=2,
+        verify=ValueCheck(
+            right="learns",
+            mistakes={
+                "nothing": "The *value* of the loss is 0 because advantages of a group sum to 0. "
+                "Its gradient weighs different log-probs with them, and does not cancel.",
+                "diverges": "A loss of 0 is no sign of trouble either.",
+            },
+            otherwise="Answer with one of the words: 'learns', 'nothing', 'diverges'.",
+        ),
+    ),
+    Exercise(
+        name="clipped_surrogate",
         lesson="04",
         kind="code",
-        difficulty=3,
-        minutes=20,
+        difficulty=2,
+        minutes=10,
         verify=FunctionCheck(
-            reference=shared_prefix_mask,
+            reference=surrogate,
             typed=[
                 (
-                    (1, [1, 2]),
-                    torch.tensor([[_T, _F, _F, _F], [_T, _T, _F, _F], [_T, _F, _T, _F], [_T, _F, _T, _T]]),
+                    (torch.tensor([[1.5, 0.5], [1.5, 0.5]]), torch.tensor([[1.0], [-1.0]]), 0.2),
+                    torch.tensor([[1.2, 0.5], [-1.5, -0.8]]),
                 )
             ],
-            random=lambda rng: [(int(rng.integers(1, 4)), rng.integers(1, 4, 3).tolist())],
-            mistakes=[_causal_only, _no_prompt, _not_causal, _transposed],
+            random=_random_surrogate,
+            mistakes=[_max_for_min, _only_clipped, _unclipped, _clipped_product],
+        ),
+    ),
+    Exercise(
+        name="k3_kl",
+        lesson="04",
+        kind="code",
+        difficulty=1,
+        minutes=5,
+        verify=FunctionCheck(
+            reference=k3_kl,
+            typed=[
+                ((torch.tensor([[-1.0]]), torch.tensor([[-1.0]])), torch.tensor([[0.0]])),
+                ((torch.tensor([[-2.0]]), torch.tensor([[-1.0]])), torch.tensor([[0.7182818]])),
+            ],
+            random=_random_log_probs,
+            mistakes=[_k3_reversed, _k1, _k2, _no_minus_one],
+        ),
+    ),
+    Exercise(
+        name="sequence_mean",
+        lesson="04",
+        kind="code",
+        difficulty=2,
+        minutes=8,
+        verify=FunctionCheck(
+            reference=sequence_mean,
+            typed=[
+                (
+                    (
+                        torch.tensor([[6.0, 9.0, 9.0], [1.0, 2.0, 3.0]]),
+                        torch.tensor([[True, False, False], [True] * 3]),
+                    ),
+                    4.0,
+                )
+            ],
+            random=_random_values,
+            mistakes=[_token_mean, _padded_mean, _mask_ignored],
+        ),
+    ),
+    Exercise(
+        name="bug_ddof",
+        lesson="04",
+        kind="bug",
+        difficulty=1,
+        minutes=5,
+        verify=_AS_IN_EQ_4,
+    ),
+    Exercise(
+        name="bug_temperature",
+        lesson="04",
+        kind="bug",
+        difficulty=2,
+        minutes=8,
+        verify=FunctionCheck(
+            reference=token_log_probs,
+            typed=[
+                (
+                    (torch.tensor([[[0.0, 0.0], [0.0, 1.0986123]]]), torch.tensor([[0, 1]]), 0.5),
+                    torch.tensor([[-0.6931472, -0.1053605]]),
+                )
+            ],
+            random=_random_logits,
+            mistakes=[_temperature_ignored, _scaled_after, _multiplied],
         ),
     ),
 ]

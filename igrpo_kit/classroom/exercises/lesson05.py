@@ -1,121 +1,309 @@
-"""Exercises of lesson 05, the CPU run."""
+"""Exercises of lesson 05, the two stages."""
 
 import numpy as np
-from scipy import stats
+import torch
+from torch import Tensor
 
 from igrpo_kit.classroom.exercise import Arguments, Exercise, FunctionCheck, ValueCheck
+from igrpo_kit.core.advantages import group_advantages
+from igrpo_kit.core.selection import select_best_draft
 
 
-def copy_rate(drafts: list[str], refinements: list[list[str]]) -> float:
-    """Share of the refinements that repeat their prompt's best draft letter by letter."""
-    copied = [r == draft for draft, group in zip(drafts, refinements, strict=True) for r in group]
-    return sum(copied) / len(copied)
+def _random_rewards(rng: np.random.Generator) -> list[Arguments]:
+    return [(torch.tensor(rng.random((5, 3))),), (torch.tensor(rng.integers(0, 2, (6, 4)).astype(float)),)]
 
 
-def _any_in_group(drafts: list[str], refinements: list[list[str]]) -> float:
-    """You count prompts with *some* copy; the rate is over refinements."""
-    return float(np.mean([draft in group for draft, group in zip(drafts, refinements, strict=True)]))
+def _last_of_a_tie(rewards: Tensor) -> Tensor:
+    """Among equal rewards you take the last; the convention is the first (the paper is silent)."""
+    return rewards.shape[1] - 1 - select_best_draft(rewards.flip(1))
 
 
-def _copied_from_any(drafts: list[str], refinements: list[list[str]]) -> float:
-    """A refinement is compared with the drafts of all prompts; it was shown its own prompt's alone."""
-    return float(np.mean([r in drafts for group in refinements for r in group]))
+def _worst(rewards: Tensor) -> Tensor:
+    """That is the worst draft, the control of `select_worst_draft`."""
+    return select_best_draft(-rewards)
 
 
-def _original(drafts: list[str], refinements: list[list[str]]) -> float:
-    """That is the share that does *not* copy."""
-    return 1 - copy_rate(drafts, refinements)
+def _best_prompt(rewards: Tensor) -> Tensor:
+    """The arg max runs over dim 0, the prompts; drafts of one prompt are compared: dim 1."""
+    return select_best_draft(rewards.T.contiguous())
 
 
-def _random_texts(rng: np.random.Generator) -> list[Arguments]:
-    draw = lambda: str(rng.integers(6))  # noqa: E731
-    return [([draw() for _ in range(6)], [[draw() for _ in range(4)] for _ in range(6)])]
+def _of_all(rewards: Tensor) -> Tensor:
+    """One index into the whole flattened tensor; one index per prompt is wanted, shape [P]."""
+    return rewards.flatten().argmax()
 
 
-def paired_interval(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
-    """Mean of the differences seed by seed, and its 95 % interval by Student's t."""
-    d = np.subtract(ours, theirs)
-    half = stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d))
-    return float(d.mean()), float(d.mean() - half), float(d.mean() + half)
+def refinement_prompt(question: str, draft: str) -> str:
+    """q' in the paper's order: the question, then the draft between tags."""
+    return f"{question}\n\nA prior draft:\n<draft>\n{draft}\n</draft>"
 
 
-def _normal(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
-    """1.96 is the normal's quantile, for many seeds. With five, Student's t has 2.78; with three, 4.30."""
-    d = np.subtract(ours, theirs)
-    half = 1.959963985 * d.std(ddof=1) / np.sqrt(len(d))
-    return float(d.mean()), float(d.mean() - half), float(d.mean() + half)
+def _draft_first(question: str, draft: str) -> str:
+    """The draft stands before the question; Eq. 3 appends it after q."""
+    return f"A prior draft:\n<draft>\n{draft}\n</draft>\n\n{question}"
 
 
-def _unpaired(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
-    """You treat the runs as unrelated. The same seed met the same problems: subtract first, seed by seed."""
-    n, mean = len(ours), float(np.mean(ours) - np.mean(theirs))
-    half = stats.t.ppf(0.975, n - 1) * np.sqrt((np.var(ours, ddof=1) + np.var(theirs, ddof=1)) / n)
-    return mean, float(mean - half), float(mean + half)
+def _no_question(question: str, draft: str) -> str:
+    """The question is missing: q' = Concat(q, draft), and the draft alone does not say what was asked."""
+    return f"A prior draft:\n<draft>\n{draft}\n</draft>"
 
 
-def _spread(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
-    """The division by the root of the number of seeds is missing: that is the spread of single runs."""
-    d = np.subtract(ours, theirs)
-    half = stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1)
-    return float(d.mean()), float(d.mean() - half), float(d.mean() + half)
+def _no_draft(question: str, draft: str) -> str:
+    """The draft is missing: that is q, and Stage 2 would be GRPO."""
+    return question
 
 
-def _population(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
-    """NumPy's std divides by n; the sample standard deviation divides by n - 1: ddof=1."""
-    d = np.subtract(ours, theirs)
-    half = stats.t.ppf(0.975, len(d) - 1) * d.std() / np.sqrt(len(d))
-    return float(d.mean()), float(d.mean() - half), float(d.mean() + half)
+def _no_tags(question: str, draft: str) -> str:
+    """Without tags nobody can tell where the draft begins and ends."""
+    return f"{question}\n\nA prior draft:\n{draft}"
 
 
-def _random_runs(rng: np.random.Generator) -> list[Arguments]:
-    level = rng.normal(size=5)
-    return [((level + rng.normal(size=5) / 5).tolist(), level.tolist())]
+_MESSAGES = [
+    {"role": "user", "tokens": 3},
+    {"role": "assistant", "tokens": 2},
+    {"role": "user", "tokens": 1},
+    {"role": "assistant", "tokens": 4},
+]
 
+
+def trained_tokens(messages: list[dict]) -> list[bool]:
+    """True on the tokens of the last message alone: what was sampled in Stage 2."""
+    before = sum(m["tokens"] for m in messages[:-1])
+    return [False] * before + [True] * messages[-1]["tokens"]
+
+
+def _by_role(messages: list[dict]) -> list[bool]:
+    """Still the bug: the draft is an assistant's message too, and its tokens are trained. It is context."""
+    return [m["role"] == "assistant" for m in messages for _ in range(m["tokens"])]
+
+
+def _first_reply(messages: list[dict]) -> list[bool]:
+    """You train the draft and not the refinement: the *last* message is what Stage 2 sampled."""
+    i = next(i for i, m in enumerate(messages) if m["role"] == "assistant")
+    return [j == i for j, m in enumerate(messages) for _ in range(m["tokens"])]
+
+
+def _all_tokens(messages: list[dict]) -> list[bool]:
+    """Everything is trained, the question too."""
+    return [True for m in messages for _ in range(m["tokens"])]
+
+
+def _nothing(messages: list[dict]) -> list[bool]:
+    """Nothing is trained: the refinement's tokens must be True."""
+    return [False for m in messages for _ in range(m["tokens"])]
+
+
+def _random_chats(rng: np.random.Generator) -> list[Arguments]:
+    roles = ["user", "assistant"] * 3
+    return [([{"role": r, "tokens": int(rng.integers(1, 5))} for r in roles[:n]],) for n in (2, 4, 6)]
+
+
+def stage2_log_ratio(on_q: Tensor, on_q_prime: Tensor, old_on_q_prime: Tensor) -> Tensor:
+    """log pi(o | q') - log pi_old(o | q'): both conditioned on what the refinement was sampled from."""
+    return on_q_prime - old_on_q_prime
+
+
+def _on_q(on_q: Tensor, on_q_prime: Tensor, old_on_q_prime: Tensor) -> Tensor:
+    """Still the bug: the numerator is conditioned on q, while the refinement was sampled from q'."""
+    return on_q - old_on_q_prime
+
+
+def _upside_down(on_q: Tensor, on_q_prime: Tensor, old_on_q_prime: Tensor) -> Tensor:
+    """Upside down: the new policy's log-prob minus the old one's."""
+    return old_on_q_prime - on_q_prime
+
+
+def _two_contexts(on_q: Tensor, on_q_prime: Tensor, old_on_q_prime: Tensor) -> Tensor:
+    """That compares one policy in two contexts; the ratio compares two policies in one."""
+    return on_q_prime - on_q
+
+
+def _random_triples(rng: np.random.Generator) -> list[Arguments]:
+    return [tuple(torch.tensor(-rng.random((2, 4))) for _ in range(3))]
+
+
+def grouped_advantages(prompts: list[str], rewards: Tensor, group_size: int) -> Tensor:
+    """Advantages of rows [B]; each run of `group_size` rows is a group, whatever the prompts say."""
+    return group_advantages(rewards.view(-1, group_size)).flatten()
+
+
+def _by_text(prompts: list[str], rewards: Tensor, group_size: int) -> Tensor:
+    """Still the bug: two equal questions in a batch become one group of double size. A group is an axis."""
+    out = torch.zeros_like(rewards)
+    for text in set(prompts):
+        rows = [i for i, p in enumerate(prompts) if p == text]
+        out[rows] = group_advantages(rewards[rows][None])[0]
+    return out
+
+
+def _one_group(prompts: list[str], rewards: Tensor, group_size: int) -> Tensor:
+    """The whole batch is one group: easy and hard questions are compared with each other."""
+    return group_advantages(rewards[None])[0]
+
+
+def _columns(prompts: list[str], rewards: Tensor, group_size: int) -> Tensor:
+    """You took columns for groups: rows are row-major by prompt, so a group is group_size rows in a run."""
+    return group_advantages(rewards.view(group_size, -1).T.contiguous()).T.flatten()
+
+
+def _random_batches(rng: np.random.Generator) -> list[Arguments]:
+    return [(["a"] * 3 + ["b"] * 3 + ["a"] * 3, torch.tensor(rng.random(9)), 3)]
+
+
+def shared_prefix_mask(prompt_length: int, lengths: list[int]) -> Tensor:
+    """[L, L], True where row i may look: the prompt and its own completion, as far as they lie behind."""
+    block = torch.tensor([0] * prompt_length + [g for g, n in enumerate(lengths, 1) for _ in range(n)])
+    seen = (block[:, None] == block[None, :]) | (block[None, :] == 0)
+    return seen & torch.ones(len(block), len(block), dtype=torch.bool).tril()
+
+
+def _causal_only(prompt_length: int, lengths: list[int]) -> Tensor:
+    """Causal alone: the second completion reads the first one. They must not see each other."""
+    L = prompt_length + sum(lengths)
+    return torch.ones(L, L, dtype=torch.bool).tril()
+
+
+def _no_prompt(prompt_length: int, lengths: list[int]) -> Tensor:
+    """Completions do not see the prompt: they were sampled from it."""
+    block = torch.tensor([0] * prompt_length + [g for g, n in enumerate(lengths, 1) for _ in range(n)])
+    return (block[:, None] == block[None, :]).tril()
+
+
+def _not_causal(prompt_length: int, lengths: list[int]) -> Tensor:
+    """A token sees what comes after it: keep only what lies behind (or on it)."""
+    block = torch.tensor([0] * prompt_length + [g for g, n in enumerate(lengths, 1) for _ in range(n)])
+    return (block[:, None] == block[None, :]) | (block[None, :] == 0)
+
+
+def _transposed(prompt_length: int, lengths: list[int]) -> Tensor:
+    """Rows and columns are swapped: row i says what token i may look at."""
+    return shared_prefix_mask(prompt_length, lengths).T.contiguous()
+
+
+_T, _F = True, False
 
 EXERCISES = [
     Exercise(
-        name="copy_rate",
+        name="select_best_draft",
         lesson="05",
         kind="code",
         difficulty=1,
         minutes=5,
         verify=FunctionCheck(
-            reference=copy_rate,
+            reference=select_best_draft,
             typed=[
-                ((["a", "b"], [["a", "b"], ["b", "b"]]), 0.75),
-                ((["a", "b"], [["b", "b"], ["c", "c"]]), 0.0),
+                (
+                    (torch.tensor([[0.0, 1.0, 1.0], [0.2, 0.1, 0.0], [0.5, 0.5, 0.5]]),),
+                    torch.tensor([1, 0, 0]),
+                )
             ],
-            random=_random_texts,
-            mistakes=[_any_in_group, _copied_from_any, _original],
+            random=_random_rewards,
+            mistakes=[_last_of_a_tie, _worst, _best_prompt, _of_all],
         ),
     ),
     Exercise(
-        name="paired_interval",
+        name="refinement_prompt",
+        lesson="05",
+        kind="code",
+        difficulty=1,
+        minutes=5,
+        verify=FunctionCheck(
+            reference=refinement_prompt,
+            typed=[
+                (
+                    ("What is 3 + 4?", "It is 8."),
+                    "What is 3 + 4?\n\nA prior draft:\n<draft>\nIt is 8.\n</draft>",
+                )
+            ],
+            random=lambda rng: [(f"{rng.integers(99)} + 1 = ?", f"{rng.integers(99)}")],
+            mistakes=[_draft_first, _no_question, _no_draft, _no_tags],
+        ),
+    ),
+    Exercise(
+        name="matched_budget",
+        lesson="05",
+        kind="prediction",
+        difficulty=1,
+        minutes=2,
+        verify=ValueCheck(
+            right=8,
+            mistakes={
+                4: "iGRPO samples 4 drafts *and* 4 refinements; 4 samples are half of that budget.",
+                16: "Drafts and refinements add up, N + G; they are not multiplied.",
+                5: "All four drafts cost a rollout, also the three that are not shown.",
+            },
+            otherwise="Count the completions iGRPO samples for one prompt: N drafts, then G refinements.",
+        ),
+    ),
+    Exercise(
+        name="bug_draft_tokens",
+        lesson="05",
+        kind="bug",
+        difficulty=2,
+        minutes=8,
+        verify=FunctionCheck(
+            reference=trained_tokens,
+            typed=[((_MESSAGES,), [_F] * 6 + [_T] * 4), ((_MESSAGES[:2],), [_F] * 3 + [_T] * 2)],
+            random=_random_chats,
+            mistakes=[_by_role, _first_reply, _all_tokens, _nothing],
+        ),
+    ),
+    Exercise(
+        name="bug_ratio",
+        lesson="05",
+        kind="bug",
+        difficulty=2,
+        minutes=8,
+        verify=FunctionCheck(
+            reference=stage2_log_ratio,
+            typed=[
+                (
+                    (
+                        torch.tensor([[-3.0, -2.0]]),
+                        torch.tensor([[-1.0, -0.5]]),
+                        torch.tensor([[-1.0, -0.5]]),
+                    ),
+                    torch.tensor([[0.0, 0.0]]),
+                )
+            ],
+            random=_random_triples,
+            mistakes=[_on_q, _upside_down, _two_contexts],
+        ),
+    ),
+    Exercise(
+        name="bug_group_by_text",
+        lesson="05",
+        kind="bug",
+        difficulty=2,
+        minutes=10,
+        verify=FunctionCheck(
+            reference=grouped_advantages,
+            typed=[
+                (
+                    (["a"] * 4, torch.tensor([1.0, 0.0, 0.0, 0.0]), 2),
+                    torch.tensor([0.7071068, -0.7071068, 0.0, 0.0]),
+                )
+            ],
+            random=_random_batches,
+            mistakes=[_by_text, _one_group, _columns],
+        ),
+    ),
+    Exercise(
+        name="shared_prefix_mask",
         lesson="05",
         kind="code",
         difficulty=3,
-        minutes=12,
+        minutes=20,
         verify=FunctionCheck(
-            reference=paired_interval,
-            typed=[(([3.0, 5.0, 4.0], [2.0, 3.0, 1.0]), (2.0, -0.484138, 4.484138))],
-            random=_random_runs,
-            mistakes=[_normal, _unpaired, _spread, _population],
-        ),
-    ),
-    Exercise(
-        name="same_algorithm",
-        lesson="05",
-        kind="prediction",
-        difficulty=2,
-        minutes=3,
-        verify=ValueCheck(
-            right="iGRPO 4+4, no draft".lower(),
-            mistakes={
-                "grpo-8": "GRPO-8 trains on eight completions of q; GRPO-4 on four.",
-                "igrpo 4+4": "iGRPO's refinements answer q', which shows a draft; GRPO-4 answers q.",
-                "igrpo 4+4, random draft": "A random draft is a draft: its refinements answer q', not q.",
-            },
-            otherwise="Answer with the name of a method of the countdown-cpu table.",
+            reference=shared_prefix_mask,
+            typed=[
+                (
+                    (1, [1, 2]),
+                    torch.tensor([[_T, _F, _F, _F], [_T, _T, _F, _F], [_T, _F, _T, _F], [_T, _F, _T, _T]]),
+                )
+            ],
+            random=lambda rng: [(int(rng.integers(1, 4)), rng.integers(1, 4, 3).tolist())],
+            mistakes=[_causal_only, _no_prompt, _not_causal, _transposed],
         ),
     ),
 ]

@@ -1,104 +1,121 @@
-"""Exercises of lesson 06, one GPU."""
+"""Exercises of lesson 06, the CPU run."""
 
 import numpy as np
-import torch
-from torch import Tensor
+from scipy import stats
 
-from igrpo_kit.classroom.exercise import Arguments, Exercise, FunctionCheck
-
-
-def kv_cache_bytes(rows: int, tokens: int, layers: int, kv_heads: int, head_dim: int, width: int) -> int:
-    """Keys and values of every layer for every token of every row, `width` bytes a number."""
-    return 2 * layers * kv_heads * head_dim * width * tokens * rows
+from igrpo_kit.classroom.exercise import Arguments, Exercise, FunctionCheck, ValueCheck
 
 
-def _keys_only(rows: int, tokens: int, layers: int, kv_heads: int, head_dim: int, width: int) -> int:
-    """Half of it: keys *and* values are kept."""
-    return layers * kv_heads * head_dim * width * tokens * rows
+def copy_rate(drafts: list[str], refinements: list[list[str]]) -> float:
+    """Share of the refinements that repeat their prompt's best draft letter by letter."""
+    copied = [r == draft for draft, group in zip(drafts, refinements, strict=True) for r in group]
+    return sum(copied) / len(copied)
 
 
-def _one_layer(rows: int, tokens: int, layers: int, kv_heads: int, head_dim: int, width: int) -> int:
-    """That is one layer's; every layer keeps its own."""
-    return 2 * kv_heads * head_dim * width * tokens * rows
+def _any_in_group(drafts: list[str], refinements: list[list[str]]) -> float:
+    """You count prompts with *some* copy; the rate is over refinements."""
+    return float(np.mean([draft in group for draft, group in zip(drafts, refinements, strict=True)]))
 
 
-def _numbers(rows: int, tokens: int, layers: int, kv_heads: int, head_dim: int, width: int) -> int:
-    """You count numbers; each takes `width` bytes."""
-    return 2 * layers * kv_heads * head_dim * tokens * rows
+def _copied_from_any(drafts: list[str], refinements: list[list[str]]) -> float:
+    """A refinement is compared with the drafts of all prompts; it was shown its own prompt's alone."""
+    return float(np.mean([r in drafts for group in refinements for r in group]))
 
 
-def _one_row(rows: int, tokens: int, layers: int, kv_heads: int, head_dim: int, width: int) -> int:
-    """That is one row's cache; all rows are sampled at once."""
-    return 2 * layers * kv_heads * head_dim * width * tokens
+def _original(drafts: list[str], refinements: list[list[str]]) -> float:
+    """That is the share that does *not* copy."""
+    return 1 - copy_rate(drafts, refinements)
 
 
-def _random_shapes(rng: np.random.Generator) -> list[Arguments]:
-    return [tuple(rng.integers(2, 9, 6).tolist()) for _ in range(3)]
+def _random_texts(rng: np.random.Generator) -> list[Arguments]:
+    draw = lambda: str(rng.integers(6))  # noqa: E731
+    return [([draw() for _ in range(6)], [[draw() for _ in range(4)] for _ in range(6)])]
 
 
-def accumulated(values: Tensor, mask: Tensor, size: int) -> Tensor:
-    """The token mean of the whole batch, summed up from micro-batches of `size` rows."""
-    parts = zip(values.split(size), mask.split(size), strict=True)
-    return sum(((v * m).sum() for v, m in parts), torch.tensor(0.0)) / mask.sum()
+def paired_interval(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
+    """Mean of the differences seed by seed, and its 95 % interval by Student's t."""
+    d = np.subtract(ours, theirs)
+    half = stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d))
+    return float(d.mean()), float(d.mean() - half), float(d.mean() + half)
 
 
-def _mean_of_means(values: Tensor, mask: Tensor, size: int) -> Tensor:
-    """Still the bug: a micro-batch of few tokens weighs as much as one of many. Divide by *all* tokens."""
-    parts = list(zip(values.split(size), mask.split(size), strict=True))
-    return torch.stack([(v * m).sum() / m.sum() for v, m in parts]).mean()
+def _normal(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
+    """1.96 is the normal's quantile, for many seeds. With five, Student's t has 2.78; with three, 4.30."""
+    d = np.subtract(ours, theirs)
+    half = 1.959963985 * d.std(ddof=1) / np.sqrt(len(d))
+    return float(d.mean()), float(d.mean() - half), float(d.mean() + half)
 
 
-def _sum_of_means(values: Tensor, mask: Tensor, size: int) -> Tensor:
-    """A sum of means grows with the number of micro-batches; the batch has one mean."""
-    parts = zip(values.split(size), mask.split(size), strict=True)
-    return torch.stack([(v * m).sum() / m.sum() for v, m in parts]).sum()
+def _unpaired(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
+    """You treat the runs as unrelated. The same seed met the same problems: subtract first, seed by seed."""
+    n, mean = len(ours), float(np.mean(ours) - np.mean(theirs))
+    half = stats.t.ppf(0.975, n - 1) * np.sqrt((np.var(ours, ddof=1) + np.var(theirs, ddof=1)) / n)
+    return mean, float(mean - half), float(mean + half)
 
 
-def _padding_counted(values: Tensor, mask: Tensor, size: int) -> Tensor:
-    """You divide by the number of entries, padding included; divide by the number of True in the mask."""
-    return (values * mask).sum() / mask.numel()
+def _spread(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
+    """The division by the root of the number of seeds is missing: that is the spread of single runs."""
+    d = np.subtract(ours, theirs)
+    half = stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1)
+    return float(d.mean()), float(d.mean() - half), float(d.mean() + half)
 
 
-def _random_batches(rng: np.random.Generator) -> list[Arguments]:
-    lengths = torch.tensor(rng.permutation([1, 2, 4, 5]))[:, None]
-    return [(torch.tensor(rng.normal(size=(4, 5))), torch.arange(5) < lengths, 2)]
+def _population(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
+    """NumPy's std divides by n; the sample standard deviation divides by n - 1: ddof=1."""
+    d = np.subtract(ours, theirs)
+    half = stats.t.ppf(0.975, len(d) - 1) * d.std() / np.sqrt(len(d))
+    return float(d.mean()), float(d.mean() - half), float(d.mean() + half)
+
+
+def _random_runs(rng: np.random.Generator) -> list[Arguments]:
+    level = rng.normal(size=5)
+    return [((level + rng.normal(size=5) / 5).tolist(), level.tolist())]
 
 
 EXERCISES = [
     Exercise(
-        name="kv_cache_bytes",
+        name="copy_rate",
         lesson="06",
         kind="code",
-        difficulty=2,
-        minutes=8,
+        difficulty=1,
+        minutes=5,
         verify=FunctionCheck(
-            reference=kv_cache_bytes,
-            # SmolLM2-135M: 30 layers, 3 key-value heads of 64, two bytes a number: 23,040 bytes a token.
-            typed=[((1, 1, 30, 3, 64, 2), 23_040), ((8, 100, 30, 3, 64, 2), 18_432_000)],
-            random=_random_shapes,
-            mistakes=[_keys_only, _one_layer, _numbers, _one_row],
+            reference=copy_rate,
+            typed=[
+                ((["a", "b"], [["a", "b"], ["b", "b"]]), 0.75),
+                ((["a", "b"], [["b", "b"], ["c", "c"]]), 0.0),
+            ],
+            random=_random_texts,
+            mistakes=[_any_in_group, _copied_from_any, _original],
         ),
     ),
     Exercise(
-        name="bug_micro_batches",
+        name="paired_interval",
         lesson="06",
-        kind="bug",
+        kind="code",
         difficulty=3,
         minutes=12,
         verify=FunctionCheck(
-            reference=accumulated,
-            typed=[
-                (
-                    (
-                        torch.tensor([[4.0, 0.0, 0.0], [1.0, 1.0, 1.0]]),
-                        torch.tensor([[True, False, False], [True, True, True]]),
-                        1,
-                    ),
-                    1.75,
-                )
-            ],
-            random=_random_batches,
-            mistakes=[_mean_of_means, _sum_of_means, _padding_counted],
+            reference=paired_interval,
+            typed=[(([3.0, 5.0, 4.0], [2.0, 3.0, 1.0]), (2.0, -0.484138, 4.484138))],
+            random=_random_runs,
+            mistakes=[_normal, _unpaired, _spread, _population],
+        ),
+    ),
+    Exercise(
+        name="same_algorithm",
+        lesson="06",
+        kind="prediction",
+        difficulty=2,
+        minutes=3,
+        verify=ValueCheck(
+            right="iGRPO 4+4, no draft".lower(),
+            mistakes={
+                "grpo-8": "GRPO-8 trains on eight completions of q; GRPO-4 on four.",
+                "igrpo 4+4": "iGRPO's refinements answer q', which shows a draft; GRPO-4 answers q.",
+                "igrpo 4+4, random draft": "A random draft is a draft: its refinements answer q', not q.",
+            },
+            otherwise="Answer with the name of a method of the countdown-cpu table.",
         ),
     ),
 ]

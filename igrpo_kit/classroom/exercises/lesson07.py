@@ -1,92 +1,104 @@
-"""Exercises of lesson 07, the full run."""
+"""Exercises of lesson 07, one GPU."""
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from igrpo_kit.classroom.exercise import Arguments, Exercise, FunctionCheck
 
 
-def prompts_per_update(per_device: int, devices: int, accumulation: int, group_size: int) -> int:
-    """Rows of one optimizer step, divided by the rows of a group."""
-    return per_device * devices * accumulation // group_size
+def kv_cache_bytes(rows: int, tokens: int, layers: int, kv_heads: int, head_dim: int, width: int) -> int:
+    """Keys and values of every layer for every token of every row, `width` bytes a number."""
+    return 2 * layers * kv_heads * head_dim * width * tokens * rows
 
 
-def _rows(per_device: int, devices: int, accumulation: int, group_size: int) -> int:
-    """Those are rows, completions; a prompt has `group_size` of them."""
-    return per_device * devices * accumulation
+def _keys_only(rows: int, tokens: int, layers: int, kv_heads: int, head_dim: int, width: int) -> int:
+    """Half of it: keys *and* values are kept."""
+    return layers * kv_heads * head_dim * width * tokens * rows
 
 
-def _one_device(per_device: int, devices: int, accumulation: int, group_size: int) -> int:
-    """That is one device's share; all devices make one update together."""
-    return per_device * accumulation // group_size
+def _one_layer(rows: int, tokens: int, layers: int, kv_heads: int, head_dim: int, width: int) -> int:
+    """That is one layer's; every layer keeps its own."""
+    return 2 * kv_heads * head_dim * width * tokens * rows
 
 
-def _no_accumulation(per_device: int, devices: int, accumulation: int, group_size: int) -> int:
-    """Gradient accumulation is missing: several batches make one update."""
-    return per_device * devices // group_size
+def _numbers(rows: int, tokens: int, layers: int, kv_heads: int, head_dim: int, width: int) -> int:
+    """You count numbers; each takes `width` bytes."""
+    return 2 * layers * kv_heads * head_dim * tokens * rows
 
 
-def _times_group(per_device: int, devices: int, accumulation: int, group_size: int) -> int:
-    """per_device counts completions already; divide by the group size, do not multiply."""
-    return per_device * devices * accumulation * group_size
+def _one_row(rows: int, tokens: int, layers: int, kv_heads: int, head_dim: int, width: int) -> int:
+    """That is one row's cache; all rows are sampled at once."""
+    return 2 * layers * kv_heads * head_dim * width * tokens
 
 
-def _random_layouts(rng: np.random.Generator) -> list[Arguments]:
-    return [
-        (16 * int(rng.integers(1, 5)), int(rng.integers(2, 9)), int(rng.integers(2, 9)), 8) for _ in range(4)
-    ]
+def _random_shapes(rng: np.random.Generator) -> list[Arguments]:
+    return [tuple(rng.integers(2, 9, 6).tolist()) for _ in range(3)]
 
 
-def gpu_hours(seconds_per_step: float, steps: int, gpus: int) -> float:
-    """What a run occupies: every GPU, the generating ones too, for all of its time."""
-    return seconds_per_step * steps * gpus / 3600
+def accumulated(values: Tensor, mask: Tensor, size: int) -> Tensor:
+    """The token mean of the whole batch, summed up from micro-batches of `size` rows."""
+    parts = zip(values.split(size), mask.split(size), strict=True)
+    return sum(((v * m).sum() for v, m in parts), torch.tensor(0.0)) / mask.sum()
 
 
-def _wall_hours(seconds_per_step: float, steps: int, gpus: int) -> float:
-    """That is the wall time; every GPU is occupied for all of it."""
-    return seconds_per_step * steps / 3600
+def _mean_of_means(values: Tensor, mask: Tensor, size: int) -> Tensor:
+    """Still the bug: a micro-batch of few tokens weighs as much as one of many. Divide by *all* tokens."""
+    parts = list(zip(values.split(size), mask.split(size), strict=True))
+    return torch.stack([(v * m).sum() / m.sum() for v, m in parts]).mean()
 
 
-def _shared(seconds_per_step: float, steps: int, gpus: int) -> float:
-    """Divided by the GPUs: they work side by side, and each hour of each is paid."""
-    return seconds_per_step * steps / gpus / 3600
+def _sum_of_means(values: Tensor, mask: Tensor, size: int) -> Tensor:
+    """A sum of means grows with the number of micro-batches; the batch has one mean."""
+    parts = zip(values.split(size), mask.split(size), strict=True)
+    return torch.stack([(v * m).sum() / m.sum() for v, m in parts]).sum()
 
 
-def _gpu_minutes(seconds_per_step: float, steps: int, gpus: int) -> float:
-    """Those are GPU-minutes."""
-    return seconds_per_step * steps * gpus / 60
+def _padding_counted(values: Tensor, mask: Tensor, size: int) -> Tensor:
+    """You divide by the number of entries, padding included; divide by the number of True in the mask."""
+    return (values * mask).sum() / mask.numel()
 
 
-def _random_runs(rng: np.random.Generator) -> list[Arguments]:
-    return [
-        (float(rng.uniform(5, 90)), int(rng.integers(100, 900)), int(rng.integers(2, 16))) for _ in range(3)
-    ]
+def _random_batches(rng: np.random.Generator) -> list[Arguments]:
+    lengths = torch.tensor(rng.permutation([1, 2, 4, 5]))[:, None]
+    return [(torch.tensor(rng.normal(size=(4, 5))), torch.arange(5) < lengths, 2)]
 
 
 EXERCISES = [
     Exercise(
-        name="prompts_per_update",
+        name="kv_cache_bytes",
         lesson="07",
         kind="code",
-        difficulty=1,
-        minutes=5,
+        difficulty=2,
+        minutes=8,
         verify=FunctionCheck(
-            reference=prompts_per_update,
-            typed=[((16, 8, 8, 8), 128), ((16, 8, 8, 4), 256), ((4, 1, 2, 8), 1)],
-            random=_random_layouts,
-            mistakes=[_rows, _one_device, _no_accumulation, _times_group],
+            reference=kv_cache_bytes,
+            # SmolLM2-135M: 30 layers, 3 key-value heads of 64, two bytes a number: 23,040 bytes a token.
+            typed=[((1, 1, 30, 3, 64, 2), 23_040), ((8, 100, 30, 3, 64, 2), 18_432_000)],
+            random=_random_shapes,
+            mistakes=[_keys_only, _one_layer, _numbers, _one_row],
         ),
     ),
     Exercise(
-        name="gpu_hours",
+        name="bug_micro_batches",
         lesson="07",
-        kind="code",
-        difficulty=1,
-        minutes=3,
+        kind="bug",
+        difficulty=3,
+        minutes=12,
         verify=FunctionCheck(
-            reference=gpu_hours,
-            typed=[((36.0, 100, 16), 16.0), ((3600.0, 1, 1), 1.0)],
-            random=_random_runs,
-            mistakes=[_wall_hours, _shared, _gpu_minutes],
+            reference=accumulated,
+            typed=[
+                (
+                    (
+                        torch.tensor([[4.0, 0.0, 0.0], [1.0, 1.0, 1.0]]),
+                        torch.tensor([[True, False, False], [True, True, True]]),
+                        1,
+                    ),
+                    1.75,
+                )
+            ],
+            random=_random_batches,
+            mistakes=[_mean_of_means, _sum_of_means, _padding_counted],
         ),
     ),
 ]

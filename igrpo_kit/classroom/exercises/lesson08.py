@@ -1,161 +1,92 @@
-"""Exercises of lesson 08, entropy and pass@N."""
-
-from collections import Counter
+"""Exercises of lesson 08, the full run."""
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from igrpo_kit.classroom.exercise import Arguments, Exercise, FunctionCheck, ValueCheck
+from igrpo_kit.classroom.exercise import Arguments, Exercise, FunctionCheck
 
 
-def entropy(logits: Tensor) -> Tensor:
-    """-sum p log p over the whole vocabulary, in nats (Eq. 7)."""
-    log_probs = logits.log_softmax(dim=-1)
-    return -(log_probs.exp() * log_probs).sum(dim=-1)
+def prompts_per_update(per_device: int, devices: int, accumulation: int, group_size: int) -> int:
+    """Rows of one optimizer step, divided by the rows of a group."""
+    return per_device * devices * accumulation // group_size
 
 
-def _in_bits(logits: Tensor) -> Tensor:
-    """Those are bits (log to the base 2); the paper and the records have nats."""
-    return entropy(logits) / np.log(2)
+def _rows(per_device: int, devices: int, accumulation: int, group_size: int) -> int:
+    """Those are rows, completions; a prompt has `group_size` of them."""
+    return per_device * devices * accumulation
 
 
-def _surprise(logits: Tensor) -> Tensor:
-    """-log p of the likeliest token is a surprise; the entropy is its mean over *all* tokens."""
-    return -logits.log_softmax(dim=-1).amax(dim=-1)
+def _one_device(per_device: int, devices: int, accumulation: int, group_size: int) -> int:
+    """That is one device's share; all devices make one update together."""
+    return per_device * accumulation // group_size
 
 
-def _no_softmax(logits: Tensor) -> Tensor:
-    """Logits are no log-probs: log_softmax first."""
-    return -(logits.exp() * logits).sum(dim=-1)
+def _no_accumulation(per_device: int, devices: int, accumulation: int, group_size: int) -> int:
+    """Gradient accumulation is missing: several batches make one update."""
+    return per_device * devices // group_size
 
 
-def _negative(logits: Tensor) -> Tensor:
-    """The sign: entropy is never negative."""
-    return -entropy(logits)
+def _times_group(per_device: int, devices: int, accumulation: int, group_size: int) -> int:
+    """per_device counts completions already; divide by the group size, do not multiply."""
+    return per_device * devices * accumulation * group_size
 
 
-def _random_logits(rng: np.random.Generator) -> list[Arguments]:
-    return [(torch.tensor(rng.normal(size=(2, 3, 6)) * 2),)]
-
-
-def majority(answers: list[str]) -> str:
-    """The most frequent answer; of a tie, the one seen first."""
-    return Counter(answers).most_common(1)[0][0]
-
-
-def _last_of_a_tie(answers: list[str]) -> str:
-    """Of a tie you take the last one seen; the rule here is the first."""
-    counts = Counter(answers)
-    return max(reversed(list(counts)), key=counts.__getitem__)
-
-
-def _least(answers: list[str]) -> str:
-    """That is the rarest answer."""
-    counts = Counter(answers)
-    return min(counts, key=counts.__getitem__)
-
-
-def _first(answers: list[str]) -> str:
-    """You return the first answer, however often the others occur: that is pass@1, not a vote."""
-    return answers[0]
-
-
-def _random_answers(rng: np.random.Generator) -> list[Arguments]:
-    return [([str(a) for a in rng.integers(0, 3, n)],) for n in (3, 4, 7, 9, 8, 6)] + [
-        (["1", "0", "0", "1"],)
+def _random_layouts(rng: np.random.Generator) -> list[Arguments]:
+    return [
+        (16 * int(rng.integers(1, 5)), int(rng.integers(2, 9)), int(rng.integers(2, 9)), 8) for _ in range(4)
     ]
 
 
-def transitions(draft_right: list[bool], refinement_right: list[bool]) -> tuple[int, int, int, int]:
-    """Counts of right->right, right->wrong, wrong->right, wrong->wrong."""
-    count = Counter(zip(draft_right, refinement_right, strict=True))
-    return count[True, True], count[True, False], count[False, True], count[False, False]
+def gpu_hours(seconds_per_step: float, steps: int, gpus: int) -> float:
+    """What a run occupies: every GPU, the generating ones too, for all of its time."""
+    return seconds_per_step * steps * gpus / 3600
 
 
-def _swapped(draft_right: list[bool], refinement_right: list[bool]) -> tuple[int, int, int, int]:
-    """Broken and repaired are swapped: right->wrong comes before wrong->right."""
-    a, b, c, d = transitions(draft_right, refinement_right)
-    return a, c, b, d
+def _wall_hours(seconds_per_step: float, steps: int, gpus: int) -> float:
+    """That is the wall time; every GPU is occupied for all of it."""
+    return seconds_per_step * steps / 3600
 
 
-def _independent(draft_right: list[bool], refinement_right: list[bool]) -> tuple[int, int, int, int]:
-    """You counted drafts and refinements apart; a transition is a *pair*."""
-    d, r = sum(draft_right), sum(refinement_right)
-    return d, len(draft_right) - d, r, len(draft_right) - r
+def _shared(seconds_per_step: float, steps: int, gpus: int) -> float:
+    """Divided by the GPUs: they work side by side, and each hour of each is paid."""
+    return seconds_per_step * steps / gpus / 3600
 
 
-def _marginals(draft_right: list[bool], refinement_right: list[bool]) -> tuple[int, int, int, int]:
-    """The order of the four is mixed up: it starts with right->right."""
-    return transitions(draft_right, refinement_right)[::-1]
+def _gpu_minutes(seconds_per_step: float, steps: int, gpus: int) -> float:
+    """Those are GPU-minutes."""
+    return seconds_per_step * steps * gpus / 60
 
 
-def _random_pairs(rng: np.random.Generator) -> list[Arguments]:
-    return [(rng.random(n).__lt__(0.6).tolist(), rng.random(n).__lt__(0.5).tolist()) for n in (9, 30)]
+def _random_runs(rng: np.random.Generator) -> list[Arguments]:
+    return [
+        (float(rng.uniform(5, 90)), int(rng.integers(100, 900)), int(rng.integers(2, 16))) for _ in range(3)
+    ]
 
 
 EXERCISES = [
     Exercise(
-        name="entropy",
+        name="prompts_per_update",
         lesson="08",
         kind="code",
         difficulty=1,
-        minutes=8,
+        minutes=5,
         verify=FunctionCheck(
-            reference=entropy,
-            typed=[
-                ((torch.zeros(1, 4),), torch.tensor([1.3862944])),
-                ((torch.tensor([[0.0, 200.0]]),), torch.zeros(1)),
-            ],
-            random=_random_logits,
-            mistakes=[_in_bits, _surprise, _no_softmax, _negative],
+            reference=prompts_per_update,
+            typed=[((16, 8, 8, 8), 128), ((16, 8, 8, 4), 256), ((4, 1, 2, 8), 1)],
+            random=_random_layouts,
+            mistakes=[_rows, _one_device, _no_accumulation, _times_group],
         ),
     ),
     Exercise(
-        name="equal_what",
+        name="gpu_hours",
         lesson="08",
-        kind="prediction",
-        difficulty=2,
+        kind="code",
+        difficulty=1,
         minutes=3,
-        verify=ValueCheck(
-            right="accuracy",
-            mistakes={
-                "steps": "At equal steps a policy that has learnt less is also less sure of itself: "
-                "slower learning and delayed collapse look alike.",
-                "tokens": "A fair budget, and still two policies that have learnt different amounts.",
-            },
-            otherwise="Answer with one of the words: 'steps', 'tokens', 'accuracy'.",
-        ),
-    ),
-    Exercise(
-        name="transitions",
-        lesson="08",
-        kind="code",
-        difficulty=1,
-        minutes=6,
         verify=FunctionCheck(
-            reference=transitions,
-            typed=[(([True, True, True, False, False], [True, True, False, True, False]), (2, 1, 1, 1))],
-            random=_random_pairs,
-            mistakes=[_swapped, _independent, _marginals],
-        ),
-    ),
-    Exercise(
-        name="majority",
-        lesson="08",
-        kind="code",
-        difficulty=2,
-        minutes=6,
-        verify=FunctionCheck(
-            reference=majority,
-            typed=[
-                ((["4", "7", "7"],), "7"),
-                ((["7", "4", "7"],), "7"),
-                ((["7", "4", "4", "7"],), "7"),
-                ((["1", "2", "3"],), "1"),
-            ],
-            random=_random_answers,
-            mistakes=[_last_of_a_tie, _least, _first],
+            reference=gpu_hours,
+            typed=[((36.0, 100, 16), 16.0), ((3600.0, 1, 1), 1.0)],
+            random=_random_runs,
+            mistakes=[_wall_hours, _shared, _gpu_minutes],
         ),
     ),
 ]

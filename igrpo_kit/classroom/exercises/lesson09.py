@@ -1,160 +1,161 @@
-"""Exercises of lesson 09, reading the paper."""
+"""Exercises of lesson 09, entropy and pass@N."""
 
-import math
+from collections import Counter
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from igrpo_kit.classroom.exercise import Arguments, Exercise, FunctionCheck, ValueCheck
 
 
-def standard_error(percent: float, problems: int) -> float:
-    """Of an accuracy in percent, from independent right-or-wrong problems: in percentage points."""
-    p = percent / 100
-    return 100 * math.sqrt(p * (1 - p) / problems)
+def entropy(logits: Tensor) -> Tensor:
+    """-sum p log p over the whole vocabulary, in nats (Eq. 7)."""
+    log_probs = logits.log_softmax(dim=-1)
+    return -(log_probs.exp() * log_probs).sum(dim=-1)
 
 
-def _variance(percent: float, problems: int) -> float:
-    """That is the variance; the standard error is its square root."""
-    p = percent / 100
-    return 100 * p * (1 - p) / problems
+def _in_bits(logits: Tensor) -> Tensor:
+    """Those are bits (log to the base 2); the paper and the records have nats."""
+    return entropy(logits) / np.log(2)
 
 
-def _of_one_problem(percent: float, problems: int) -> float:
-    """That is the spread of a single problem; the mean of n has a root-n-th of it."""
-    p = percent / 100
-    return 100 * math.sqrt(p * (1 - p))
+def _surprise(logits: Tensor) -> Tensor:
+    """-log p of the likeliest token is a surprise; the entropy is its mean over *all* tokens."""
+    return -logits.log_softmax(dim=-1).amax(dim=-1)
 
 
-def _as_share(percent: float, problems: int) -> float:
-    """A share is returned; percentage points are a hundred times that."""
-    return standard_error(percent, problems) / 100
+def _no_softmax(logits: Tensor) -> Tensor:
+    """Logits are no log-probs: log_softmax first."""
+    return -(logits.exp() * logits).sum(dim=-1)
 
 
-def _interval(percent: float, problems: int) -> float:
-    """1.96 times too large: that is half of a 95 % interval, not the standard error."""
-    return 1.96 * standard_error(percent, problems)
+def _negative(logits: Tensor) -> Tensor:
+    """The sign: entropy is never negative."""
+    return -entropy(logits)
 
 
-def _random_accuracies(rng: np.random.Generator) -> list[Arguments]:
-    return [(float(rng.uniform(20, 80)), n) for n in (30, 40, 500)]
+def _random_logits(rng: np.random.Generator) -> list[Arguments]:
+    return [(torch.tensor(rng.normal(size=(2, 3, 6)) * 2),)]
 
 
-def error_of_mean(errors: list[float]) -> float:
-    """Of the mean of independent numbers: errors add in squares."""
-    return math.sqrt(sum(e**2 for e in errors)) / len(errors)
+def majority(answers: list[str]) -> str:
+    """The most frequent answer; of a tie, the one seen first."""
+    return Counter(answers).most_common(1)[0][0]
 
 
-def _mean_error(errors: list[float]) -> float:
-    """That is the mean of the errors: independent errors partly cancel, so they add in squares."""
-    return sum(errors) / len(errors)
+def _last_of_a_tie(answers: list[str]) -> str:
+    """Of a tie you take the last one seen; the rule here is the first."""
+    counts = Counter(answers)
+    return max(reversed(list(counts)), key=counts.__getitem__)
 
 
-def _error_of_sum(errors: list[float]) -> float:
-    """That is the error of the *sum*; the mean divides it by the number of benchmarks."""
-    return math.sqrt(sum(e**2 for e in errors))
+def _least(answers: list[str]) -> str:
+    """That is the rarest answer."""
+    counts = Counter(answers)
+    return min(counts, key=counts.__getitem__)
 
 
-def _root_mean_square(errors: list[float]) -> float:
-    """Divide by n outside the root: that is the root mean square, the error of one benchmark on average."""
-    return math.sqrt(sum(e**2 for e in errors) / len(errors))
+def _first(answers: list[str]) -> str:
+    """You return the first answer, however often the others occur: that is pass@1, not a vote."""
+    return answers[0]
 
 
-def _random_errors(rng: np.random.Generator) -> list[Arguments]:
-    return [(rng.uniform(0.2, 4, n).tolist(),) for n in (2, 6)]
+def _random_answers(rng: np.random.Generator) -> list[Arguments]:
+    return [([str(a) for a in rng.integers(0, 3, n)],) for n in (3, 4, 7, 9, 8, 6)] + [
+        (["1", "0", "0", "1"],)
+    ]
 
 
-def reachable(printed: float, problems: int, runs: int) -> bool:
-    """Whether some whole number of right answers in all runs gives the printed percentage, two decimals."""
-    total = problems * runs
-    nearest = round(printed / 100 * total)
-    return any(abs(100 * k / total - printed) <= 0.005 + 1e-9 for k in (nearest - 1, nearest, nearest + 1))
+def transitions(draft_right: list[bool], refinement_right: list[bool]) -> tuple[int, int, int, int]:
+    """Counts of right->right, right->wrong, wrong->right, wrong->wrong."""
+    count = Counter(zip(draft_right, refinement_right, strict=True))
+    return count[True, True], count[True, False], count[False, True], count[False, False]
 
 
-def _one_run(printed: float, problems: int, runs: int) -> bool:
-    """The printed number is a mean over `runs` runs: answers are counted in problems * runs."""
-    return reachable(printed, problems, 1)
+def _swapped(draft_right: list[bool], refinement_right: list[bool]) -> tuple[int, int, int, int]:
+    """Broken and repaired are swapped: right->wrong comes before wrong->right."""
+    a, b, c, d = transitions(draft_right, refinement_right)
+    return a, c, b, d
 
 
-def _exactly(printed: float, problems: int, runs: int) -> bool:
-    """Two decimals are printed, so a value that *rounds* to the printed one is reachable too."""
-    k = printed / 100 * problems * runs
-    return abs(k - round(k)) < 1e-9
+def _independent(draft_right: list[bool], refinement_right: list[bool]) -> tuple[int, int, int, int]:
+    """You counted drafts and refinements apart; a transition is a *pair*."""
+    d, r = sum(draft_right), sum(refinement_right)
+    return d, len(draft_right) - d, r, len(draft_right) - r
 
 
-def _no_slack(printed: float, problems: int, runs: int) -> bool:
-    """In floats 54.38 - 54.375 is a little more than 0.005: leave a little room, 1e-9 say."""
-    total = problems * runs
-    return abs(100 * round(printed / 100 * total) / total - printed) <= 0.005
+def _marginals(draft_right: list[bool], refinement_right: list[bool]) -> tuple[int, int, int, int]:
+    """The order of the four is mixed up: it starts with right->right."""
+    return transitions(draft_right, refinement_right)[::-1]
 
 
-def _always(printed: float, problems: int, runs: int) -> bool:
-    """You accept every percentage: multiples of 100 / (problems * runs) alone can occur."""
-    return True
+def _random_pairs(rng: np.random.Generator) -> list[Arguments]:
+    return [(rng.random(n).__lt__(0.6).tolist(), rng.random(n).__lt__(0.5).tolist()) for n in (9, 30)]
 
 
 EXERCISES = [
     Exercise(
-        name="standard_error",
+        name="entropy",
         lesson="09",
         kind="code",
         difficulty=1,
-        minutes=5,
+        minutes=8,
         verify=FunctionCheck(
-            reference=standard_error,
-            typed=[((50.0, 100), 5.0), ((80.0, 400), 2.0), ((100.0, 30), 0.0)],
-            random=_random_accuracies,
-            mistakes=[_variance, _of_one_problem, _as_share, _interval],
-        ),
-    ),
-    Exercise(
-        name="error_of_mean",
-        lesson="09",
-        kind="code",
-        difficulty=1,
-        minutes=3,
-        verify=FunctionCheck(
-            reference=error_of_mean,
-            typed=[(([3.0, 4.0],), 2.5), (([2.0],), 2.0)],
-            random=_random_errors,
-            mistakes=[_mean_error, _error_of_sum, _root_mean_square],
-        ),
-    ),
-    Exercise(
-        name="reachable",
-        lesson="09",
-        kind="code",
-        difficulty=2,
-        minutes=12,
-        verify=FunctionCheck(
-            reference=reachable,
+            reference=entropy,
             typed=[
-                ((33.33, 30, 1), True),
-                ((35.0, 30, 1), False),
-                ((35.0, 30, 2), True),
-                ((52.5, 40, 1), True),
-                ((50.4, 500, 1), True),
-                ((50.45, 500, 1), False),
-                ((54.38, 30, 64), True),
-                ((54.4, 30, 64), False),
+                ((torch.zeros(1, 4),), torch.tensor([1.3862944])),
+                ((torch.tensor([[0.0, 200.0]]),), torch.zeros(1)),
             ],
-            mistakes=[_one_run, _exactly, _no_slack, _always],
+            random=_random_logits,
+            mistakes=[_in_bits, _surprise, _no_softmax, _negative],
         ),
     ),
     Exercise(
-        name="estimator_bias",
+        name="equal_what",
         lesson="09",
         kind="prediction",
         difficulty=2,
-        minutes=4,
+        minutes=3,
         verify=ValueCheck(
-            right=0.75,
+            right="accuracy",
             mistakes={
-                1.0: "The mean a completion is compared with contains its own reward: its part of the mean "
-                "pulls against it.",
-                0.25: "1/G is the part that is lost; what is left?",
-                4 / 3: "Upside down: the push becomes smaller, not larger.",
+                "steps": "At equal steps a policy that has learned less is also less sure of itself: "
+                "slower learning and delayed collapse look alike.",
+                "tokens": "A fair budget, and still two policies that have learned different amounts.",
             },
-            otherwise="The baseline holds 1/G of the completion's own reward. What share of it is left?",
+            otherwise="Answer with one of the words: 'steps', 'tokens', 'accuracy'.",
+        ),
+    ),
+    Exercise(
+        name="transitions",
+        lesson="09",
+        kind="code",
+        difficulty=1,
+        minutes=6,
+        verify=FunctionCheck(
+            reference=transitions,
+            typed=[(([True, True, True, False, False], [True, True, False, True, False]), (2, 1, 1, 1))],
+            random=_random_pairs,
+            mistakes=[_swapped, _independent, _marginals],
+        ),
+    ),
+    Exercise(
+        name="majority",
+        lesson="09",
+        kind="code",
+        difficulty=2,
+        minutes=6,
+        verify=FunctionCheck(
+            reference=majority,
+            typed=[
+                ((["4", "7", "7"],), "7"),
+                ((["7", "4", "7"],), "7"),
+                ((["7", "4", "4", "7"],), "7"),
+                ((["1", "2", "3"],), "1"),
+            ],
+            random=_random_answers,
+            mistakes=[_last_of_a_tie, _least, _first],
         ),
     ),
 ]

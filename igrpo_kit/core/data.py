@@ -1,0 +1,56 @@
+"""Where the kit's files are: in a checkout its own folders, in an installed package the copies inside it.
+
+The environment variable IGRPO_DATA names a folder that is searched first and that holds downloads; without it
+downloads go to the user's cache.
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+
+def checkout() -> Path | None:
+    """The root of the checkout this package is imported from; None for an installed copy."""
+    root = Path(__file__).parents[2]
+    return root if (root / "pyproject.toml").is_file() else None
+
+
+def _shipped(name: str) -> Path:
+    root = checkout()
+    return Path(str(files("igrpo_kit") / f"_{name}")) if root is None else root / name
+
+
+def data_path(name: str = "") -> Path:
+    """A file or folder of `data/`, such as `data_path("runs")`; IGRPO_DATA is searched first."""
+    override = os.environ.get("IGRPO_DATA")
+    if override and (Path(override) / name).exists():
+        return Path(override) / name
+    return _shipped("data") / name
+
+
+def lessons_path() -> Path:
+    """The folder of the lessons."""
+    return _shipped("notebooks")
+
+
+def models_path() -> Path:
+    """Where fetched models are kept: `models` in IGRPO_DATA if that is set, otherwise in the user's cache."""
+    override = os.environ.get("IGRPO_DATA")
+    return (Path(override) if override else user_cache_path("igrpo_kit")) / "models"
+
+
+@contextlib.contextmanager
+def place_when_complete(target: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `target` when the block ends: an interruption leaves nothing behind."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+        work = Path(scratch) / target.name
+        work.mkdir()
+        yield work
+        with contextlib.suppress(OSError):  # another process was faster: its copy is as good
+            os.replace(work, target)

@@ -1,0 +1,37 @@
+"""Pass@k without bias: the probability that k of n samples hold a correct one (https://arxiv.org/abs/2107.03374)."""
+
+import numpy as np
+
+from igrpo_kit.core.toy import Numbers
+
+
+def _pass_at_k_one_n(n: int, correct: np.ndarray, k: int) -> np.ndarray:
+    # C(n-c, k) / C(n, k) = prod_{j<c} (1 - k / (n - j)): a sum of log1p, exact where binomials overflow.
+    # From c = n - k + 1 on, every k samples contain a right one.
+    certain = n - k + 1
+    log_miss = np.concatenate([[0.0], np.cumsum(np.log1p(-k / (n - np.arange(certain - 1))))])
+    return np.where(correct >= certain, 1.0, -np.expm1(log_miss[np.minimum(correct, certain - 1)]))
+
+
+def pass_at_k(num_samples: Numbers, num_correct: Numbers, k: int) -> np.ndarray:
+    """1 - C(n - c, k) / C(n, k): unbiased pass@k for each problem (Chen et al., 2021, Eq. 1).
+
+    `num_samples` n and `num_correct` c broadcast, one entry per problem; k is one number. "Did one of the
+    first k succeed?" has the same mean and far more noise (the points of the paper's Fig. S.1 are single
+    draws of that kind); 1 - (1 - c/n)^k is biased low.
+
+    Raises ValueError naming the argument where k > n, k < 1, c > n or c < 0, or a count is not whole.
+    """
+    n, c = np.broadcast_arrays(np.asarray(num_samples), np.asarray(num_correct))
+    for name, array in (("num_samples", n), ("num_correct", c), ("k", np.asarray(k))):
+        if not np.issubdtype(array.dtype, np.integer):
+            raise ValueError(f"{name}: whole numbers, got {array.dtype}")
+    if k < 1 or np.any(n < k):
+        raise ValueError(f"k: 1 <= k <= num_samples is needed, got k = {k}, num_samples >= {n.min()}")
+    if np.any((c < 0) | (c > n)):
+        raise ValueError(f"num_correct: between 0 and num_samples, got {c[(c < 0) | (c > n)][:5]}")
+    out = np.empty(n.shape)
+    for size in np.unique(n):
+        here = n == size
+        out[here] = _pass_at_k_one_n(int(size), c[here], k)
+    return out

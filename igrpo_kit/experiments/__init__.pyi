@@ -1,0 +1,20 @@
+# The public names, and the only list of them: what the type checker reads and what loads on first use.
+from .ablations import FACTORS as FACTORS
+from .ablations import ablate as ablate
+from .ablations import ablation as ablation
+from .baselines import CRITIQUE_GRPO as CRITIQUE_GRPO
+from .baselines import SELF_VERIFICATION as SELF_VERIFICATION
+from .baselines import question_ratio as question_ratio
+from .baselines import verdict_probabilities as verdict_probabilities
+from .baselines import weighted_vote as weighted_vote
+from .experiment import GRPO_4 as GRPO_4
+from .experiment import GRPO_8 as GRPO_8
+from .experiment import IGRPO as IGRPO
+from .experiment import Experiment as Experiment
+from .experiment import read_experiment as read_experiment
+from .experiment import record_folders as record_folders
+from .experiment import run_name as run_name
+from .presets import load_experiment as load_experiment
+from .presets import preset_names as preset_names
+from .runner import run_experiment as run_experiment
+from .runner import run_one as run_one

@@ -1,0 +1,168 @@
+"""What an experiment is: plain data, validated, read from a file and written to one.
+
+An `Experiment` fixes policy, problems, reward and budget; its methods differ in what the comparison is about
+and in nothing else. Policies, problems, rewards, objectives and variants go by their names in the tables
+below, so that an experiment can be written to a file, and a process started from it.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import msgspec
+import yaml
+
+from igrpo_kit.core.losses import CISPO, DAPO, GRPO, GSPO, DrGRPO, Objective
+from igrpo_kit.core.prompts import PromptFormat
+from igrpo_kit.experiments.baselines import CRITIQUE_AS_IF_FROM_Q, CRITIQUE_GRPO, SELF_VERIFICATION
+from igrpo_kit.policies.policy import DRAFT_AFTER, DRAFT_BEFORE
+from igrpo_kit.tasks.problem import Problem
+from igrpo_kit.tasks.rewards import AccuracyReward, Reward
+from igrpo_kit.tasks.sets.generated import addition_problems, countdown_max_problems, countdown_problems
+from igrpo_kit.tasks.sets.gym import sum_problems
+from igrpo_kit.training.config import IGRPO_STEPS, TrainConfig, Variant
+from igrpo_kit.training.sft import prepare_smollm2_sums
+
+PROBLEMS: dict[str, Callable[..., list[Problem]]] = {
+    "countdown": countdown_problems,
+    "countdown-max": countdown_max_problems,
+    "addition": addition_problems,
+    "sums": sum_problems,
+}
+REWARDS: dict[str, Callable[[], Reward]] = {"accuracy": AccuracyReward}
+OBJECTIVES: dict[str, type[Objective]] = {o.__name__: o for o in (GRPO, DrGRPO, DAPO, GSPO, CISPO)}
+PROMPT_FORMATS: dict[str, PromptFormat] = {"draft-before": DRAFT_BEFORE, "draft-after": DRAFT_AFTER}
+VARIANTS: dict[str, Variant] = {
+    v.name: v for v in (IGRPO_STEPS, SELF_VERIFICATION, CRITIQUE_GRPO, CRITIQUE_AS_IF_FROM_Q)
+}
+PREPARED: dict[str, Callable[[], object]] = {"smollm2-sums": prepare_smollm2_sums}
+"""policies that are made where they are not there yet; called once, before any run"""
+
+GRPO_8: dict[str, Any] = {"num_drafts": 0, "num_refinements": 8}
+GRPO_4: dict[str, Any] = {"num_drafts": 0, "num_refinements": 4}
+IGRPO: dict[str, Any] = {"num_drafts": 4, "num_refinements": 4}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What is compared and all that is held equal.
+
+    `methods` are overrides of `TrainConfig` (with `select` and `objective` as plain data: a name, and a name
+    with settings); beside them `prompt_format` replaces the policy's own and `variant` the step.
+
+    Raises ValueError naming the key: an unknown name or setting, a value of another type, a setting that
+    cannot be.
+    """
+
+    name: str
+    title: str
+    policy: str
+    problems: str
+    methods: dict[str, dict[str, Any]]
+    max_new_tokens: int
+    reward: str = "accuracy"
+    steps: int = 200
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    train_problems: int = 4000
+    held_out_problems: int = 512
+    evaluate_every: int = 20
+    evaluation_samples: int = 8
+    """samples per held-out problem during training"""
+    final_samples: int = 32
+    """samples per held-out problem at the end: pass@k for every k up to this"""
+    baseline: str = "GRPO-8"
+    """the method the others' differences are taken to"""
+    against: dict[str, str] = field(default_factory=dict)
+    """where a method's difference is taken to another one than `baseline`"""
+    verdicts: bool = False
+    """evaluate votes among samples, too, plain and weighted by the policy's own verdicts"""
+    metric: str = "accuracy"
+    """the column of `analysis.compare` that matters: "reward" where it is graded"""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """of `TrainConfig`, the same for every method, where they are not its defaults"""
+    draft_samples: int = 8
+    """samples per held-out problem at the end of those that are shown a draft"""
+    record_every: int = 50
+    """steps between two checkpoints, each with some completions in full"""
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for key, table in (("problems", PROBLEMS), ("reward", REWARDS)):
+            if getattr(self, key) not in table:
+                raise ValueError(f"{key}: one of {', '.join(table)}, got {getattr(self, key)!r}")
+        for method in self.methods:
+            try:
+                self.config(method, seed=0)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"methods, {method!r}: {error}") from error
+
+    def config(self, method: str, seed: int) -> TrainConfig:
+        """The training settings of one run. Raises ValueError for one that is unknown or cannot be."""
+        chosen = {**self.settings, **self.methods[method]}
+        checked = msgspec.to_builtins(msgspec.convert(chosen, _method_type()))
+        settings = {key: value for key, value in checked.items() if key not in ("variant", "prompt_format")}
+        if "objective" in settings:
+            settings["objective"] = _objective(settings["objective"])
+        return TrainConfig(steps=self.steps, seed=seed, **settings)
+
+    def variant(self, method: str) -> Variant:
+        """The step that a method takes."""
+        return VARIANTS[self.methods[method].get("variant", IGRPO_STEPS.name)]
+
+    def prompt_format(self, method: str) -> PromptFormat | None:
+        """How a method asks, where that is not the policy's own way."""
+        name = self.methods[method].get("prompt_format")
+        return None if name is None else PROMPT_FORMATS[name]
+
+    def held_out(self) -> list[Problem]:
+        """The evaluation problems: the same for every run, split off by a hash of the question."""
+        sample = PROBLEMS[self.problems]
+        return sample(self.held_out_problems, seed=1, split="held_out", distinct=True)
+
+    def to_yaml(self) -> str:
+        """The experiment as a file; `read_experiment` gives it back."""
+        return yaml.safe_dump(msgspec.to_builtins(asdict(self)), sort_keys=False, allow_unicode=True)
+
+
+@lru_cache
+def _method_type() -> Any:
+    """The type of a method: every setting of `TrainConfig` as plain data, each of them optional."""
+    hints = get_type_hints(TrainConfig)
+    del hints["steps"], hints["seed"]
+    hints |= {"select": str, "objective": dict[str, Any]}
+    hints |= {"variant": Literal[tuple(VARIANTS)], "prompt_format": Literal[tuple(PROMPT_FORMATS)]}
+    optional = [(name, hint | msgspec.UnsetType, msgspec.UNSET) for name, hint in hints.items()]
+    return msgspec.defstruct("Method", optional, forbid_unknown_fields=True)
+
+
+def _objective(data: dict[str, Any]) -> Objective:
+    name = data.get("name")
+    if name not in OBJECTIVES:
+        raise ValueError(f"objective: its name is one of {', '.join(OBJECTIVES)}, got {name!r}")
+    return OBJECTIVES[name](**{key: value for key, value in data.items() if key != "name"})
+
+
+def read_experiment(path: str | Path) -> Experiment:
+    """An experiment from a YAML file. Raises FileNotFoundError, and ValueError naming file and key."""
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        unknown = sorted(set(data) - {f.name for f in fields(Experiment)})
+        if unknown:
+            raise ValueError(f"unknown keys: {', '.join(unknown)}")
+        return msgspec.convert(data, Experiment)
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def run_name(method: str, seed: int) -> str:
+    """The folder of one run inside its experiment's: plain letters, whatever the method's name holds."""
+    plain = "".join(c if c.isalnum() else "-" for c in method.lower())
+    return f"{'-'.join(filter(None, plain.split('-')))}/seed-{seed}"
+
+
+def record_folders(experiment: Experiment) -> dict[tuple[str, int], str]:
+    """Every run of an experiment, (method, seed), and its folder."""
+    # Seed by seed, so that a busy hour of the machine meets every method.
+    return {(m, seed): run_name(m, seed) for seed in experiment.seeds for m in experiment.methods}

@@ -1,0 +1,30 @@
+"""The experiments that come with the kit: the files of `data/experiments/`, and the ablations."""
+
+from pathlib import Path
+
+from igrpo_kit.core.data import data_path
+from igrpo_kit.experiments.ablations import FACTORS, ablation
+from igrpo_kit.experiments.experiment import Experiment, read_experiment
+
+
+def preset_names() -> list[str]:
+    """The names `load_experiment` knows."""
+    files = sorted(path.stem for path in data_path("experiments").glob("*.yaml"))
+    return [*files, *(f"ablation-{factor}" for factor in FACTORS)]
+
+
+def load_experiment(name_or_path: str | Path) -> Experiment:
+    """A preset by its name, or an experiment of yours from a YAML file.
+
+    Raises ValueError for an unknown name, with those there are, and as `read_experiment`.
+    """
+    name = str(name_or_path)
+    if name.endswith((".yaml", ".yml")):
+        return read_experiment(name)
+    if name not in preset_names():
+        raise ValueError(
+            f"no preset {name!r}; there is {', '.join(preset_names())}, or a .yaml file of yours"
+        )
+    if name.startswith("ablation-"):
+        return ablation(name.removeprefix("ablation-"))
+    return read_experiment(data_path("experiments") / f"{name}.yaml")

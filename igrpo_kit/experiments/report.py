@@ -1,0 +1,247 @@
+"""Reports from the committed records: the text of one comparison, and the generated blocks of Markdown files.
+
+A block stands between `<!-- generated: NAME -->` and `<!-- end generated -->`; `igrpo report --write` writes
+it.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from igrpo_kit.analysis import cost, paper
+from igrpo_kit.analysis.compare import (
+    COLUMNS,
+    Record,
+    load_records,
+    markdown_table,
+    one_run_table,
+    signed,
+    summarize,
+    table,
+    verdicts,
+)
+from igrpo_kit.core.data import data_path
+from igrpo_kit.core.rows import Row
+from igrpo_kit.experiments.experiment import Experiment, record_folders
+from igrpo_kit.experiments.presets import load_experiment
+
+REPORTED = (
+    "greedy",
+    "pass_at_8",
+    "at_equal_tokens",
+    "at_equal_seconds",
+    "own_draft",
+    "vote",
+    "verified_vote",
+    "verdict",
+    "entropy",
+    "dead_groups_start",
+    "copy_rate_end",
+    "cpu_seconds",
+)
+"""the columns of a comparison's table after its metric"""
+_SHORT = ("greedy", "at_equal_tokens", "at_equal_seconds", "own_draft")
+_BOTH = "iGRPO 4+4, both stages trained (ours)"
+
+
+def comparison_text(experiment: Experiment, folder: str | Path) -> tuple[str, list[Record], Row]:
+    """What the records of an experiment say, with the records and the untrained policy's evaluation.
+
+    Raises as `load_records`.
+    """
+    records, base = load_records(folder, record_folders(experiment))
+    seeds = len(experiment.seeds)
+    if seeds == 1:
+        note = "Held-out problems. 95% intervals over the problems; they exclude run-to-run variance."
+        return f"\n{note}\n\n{one_run_table(records, base)}", records, base
+    summaries = summarize(records, base, baseline=experiment.baseline, against=experiment.against)
+    columns = [c for c in REPORTED if any(c in summary.numbers for summary in summaries)]
+    note = f"Held-out problems, single shot from q unless stated. Mean [95% interval over {seeds} seeds]."
+    said = [
+        sentence
+        for s in summaries
+        for sentence in verdicts(s, s.against or experiment.baseline, [experiment.metric, "greedy"])
+    ]
+    text = table(summaries, base, [experiment.metric, *columns])
+    return "\n".join(["", note, "", text, "", *said]), records, base
+
+
+@cache
+def _loaded(preset: str) -> tuple[Experiment, list[Record], Row]:
+    experiment = load_experiment(preset)
+    return experiment, *load_records(data_path("runs") / preset, record_folders(experiment))
+
+
+def _bullets(preset: str, baseline: str = "", only: Sequence[str] = ()) -> str:
+    """The verdict on each method; against another `baseline`, for the methods named."""
+    experiment, records, base = _loaded(preset)
+    against = {} if baseline else experiment.against
+    baseline = baseline or experiment.baseline
+    lines = [
+        f"- {sentence}"
+        for s in summarize(records, base, baseline=baseline, against=against)
+        for sentence in verdicts(s, s.against or baseline, [experiment.metric])
+        if not only or s.method in only
+    ]
+    return "\n".join(lines)
+
+
+def _long(preset: str) -> str:
+    experiment, records, base = _loaded(preset)
+    summaries = summarize(records, base, baseline=experiment.baseline)
+    return table(summaries, base, [experiment.metric, *_SHORT]) + "\n\n" + _bullets(preset)
+
+
+def _one_run(preset: str) -> str:
+    _, records, base = _loaded(preset)
+    return one_run_table(records, base)
+
+
+def _summary() -> str:
+    head = "task, measure, seeds, before training, GRPO-8, iGRPO 4+4 minus GRPO-8"
+    rows = [[*head.split(", "), "both stages trained (ours) minus GRPO-8"]]
+    for preset in ("countdown-cpu", "addition-cpu", "graded-cpu"):
+        experiment, records, base = _loaded(preset)
+        key = experiment.metric
+        by_method = {s.method: s for s in summarize(records, base, baseline=experiment.baseline)}
+        start = COLUMNS[key].of_evaluation
+        assert start is not None
+        differences = [signed(by_method[method].differences[key]) for method in ("iGRPO 4+4", _BOTH)]
+        measured = [f"{start(base):.3f}", str(by_method["GRPO-8"].numbers[key])]
+        rows.append(
+            [experiment.title.split(":")[0], key, str(len(experiment.seeds)), *measured, *differences]
+        )
+    return markdown_table(rows)
+
+
+_COSTS: tuple[tuple[str, str, str, str], ...] = (
+    ("igrpo_over_grpo_step", "iGRPO step / GRPO step, equal rollouts, drafting one step ahead", ".2f", ""),
+    ("igrpo_over_grpo_as_published", "the same with the stages one after the other, as published", ".2f", ""),
+    (
+        "shared_prefix_speedup",
+        "update with each group's prompt encoded once, against padded",
+        ".1f",
+        "x faster",
+    ),
+    (
+        "sampler_over_generate",
+        "our sampler against `model.generate`, log-probs and entropies included",
+        ".1f",
+        "x faster",
+    ),
+    ("step_over_trl", "a whole step against TRL's GRPOTrainer", ".2f", " of its time"),
+    ("grading_per_second", "completions graded per second, two cores", ",.0f", ""),
+)
+
+
+def _costs() -> str:
+    rows = [["benchmark (`make bench`; one thread)", "median [95% interval]", "samples"]]
+    for name, what, form, unit in _COSTS:
+        row = json.loads((data_path("benchmarks") / f"{name}.json").read_text())
+        value, low, high, least, most = (
+            format(x, form)
+            for x in (row["value"], *row["interval"], min(row["samples"]), max(row["samples"]))
+        )
+        rows.append(
+            [what, f"{value}{unit} [{low}, {high}]", f"{len(row['samples'])}, from {least} to {most}"]
+        )
+    return markdown_table(rows)
+
+
+def _cost_model() -> str:
+    printed = paper.load_table("table_s3")
+    hours = float(printed["GRPO"]["Total GPU Hours"])
+    more_hours = float(printed["iGRPO"]["Total GPU Hours"]) / hours - 1
+    rates = [float(printed[method]["Throughput (Samples/sec)"]) for method in ("GRPO", "iGRPO")]
+    lengths = (600, 1000, 1800, 2500, 3500)
+
+    def more(schedule: cost.Schedule) -> str:
+        found = []
+        for length in lengths:
+            grpo = cost.calibrated(cost.Job(num_drafts=0, num_refinements=8, completion=length), hours)
+            igrpo = cost.job_cost(replace(grpo, num_drafts=4, num_refinements=4), schedule)
+            found.append(100 * (igrpo.gpu_hours / hours - 1))
+        return f"{min(found):.0f} to {max(found):.0f}%"
+
+    return (
+        f"The paper's iGRPO takes {100 * more_hours:.0f}% more GPU-hours than its GRPO and "
+        f"{100 * (rates[0] / rates[1] - 1):.0f}% more time per sample (Table S.3). A model of FLOPs and "
+        f"stragglers, calibrated on GRPO's GPU-hours alone, predicts {more('two barriers')} more GPU-hours "
+        f"for mean completions of {lengths[0]:,} to {lengths[-1]:,} tokens, and {more('one step ahead')} "
+        "with drafts sampled one step ahead."
+    )
+
+
+def _change(records: Iterable[Record], name: str, digits: int) -> str:
+    """A metric's mean over the first and over the last 20 steps, over the runs."""
+    start, end = zip(*((r.at_start(name), r.at_end(name)) for r in records), strict=True)
+    return f"from {fmean(start):.{digits}f} to {fmean(end):.{digits}f}"
+
+
+def _addition_mechanism() -> str:
+    runs = [r for r in _loaded("addition-cpu")[1] if r.method == "iGRPO 4+4"]
+    change = partial(_change, runs)
+    return (
+        f"Under iGRPO 4+4, from the first to the last 20 steps, means over {len(runs)} seeds: the share of "
+        f"correct drafts goes {change('stage1/correct', 2)}, that of correct refinements "
+        f"{change('correct', 2)}, that of exact copies of the draft {change('copy_rate', 2)}, and the length "
+        f"of a refinement {change('length', 1)} tokens."
+    )
+
+
+def _smollm2_mechanism() -> str:
+    (run,) = [r for r in _loaded("smollm2-cpu")[1] if r.method == "iGRPO 4+4"]
+
+    def change(name: str) -> str:
+        start, end = (fmean(row[name] for row in part) for part in (run.metrics[:10], run.metrics[-10:]))
+        return f"from {start:.2f} to {end:.2f}"
+
+    return (
+        "Under iGRPO 4+4, from the first to the last 10 steps, the share of exact copies of the draft goes "
+        f"{change('copy_rate')} and that of dead groups {change('dead_groups')}."
+    )
+
+
+_CONTROLS = ("GRPO-4", "iGRPO 4+4, random draft", "iGRPO 4+4, no draft")
+BLOCKS: dict[str, Callable[[], str]] = {
+    "summary": _summary,
+    "costs": _costs,
+    "cost-model": _cost_model,
+    **{name: partial(_long, name) for name in ("countdown-cpu", "addition-cpu", "graded-cpu")},
+    "countdown-controls": partial(_bullets, "countdown-cpu", "iGRPO 4+4", _CONTROLS),
+    "addition-mechanism": _addition_mechanism,
+    "smollm2-cpu": partial(_one_run, "smollm2-cpu"),
+    "smollm2-mechanism": _smollm2_mechanism,
+    **{
+        name: partial(_bullets, name)
+        for name in ("ablation-objective", "ablation-beta", "ablation-completions", "baselines-cpu")
+    },
+}
+"""The generated blocks by name."""
+
+_BLOCK = re.compile(r"^<!-- generated: (\S+) -->$(.*?)^<!-- end generated -->$", re.MULTILINE | re.DOTALL)
+
+
+def with_blocks(text: str) -> str:
+    """Markdown with every block filled anew. Raises ValueError for a block of an unknown name."""
+
+    def filled(found: Any) -> str:
+        if found[1] not in BLOCKS:
+            raise ValueError(f"no generated block {found[1]!r}; there is {', '.join(BLOCKS)}")
+        return f"<!-- generated: {found[1]} -->\n\n{BLOCKS[found[1]]()}\n\n<!-- end generated -->"
+
+    return _BLOCK.sub(filled, text)
+
+
+def write_blocks(paths: Iterable[Path]) -> list[Path]:
+    """Fill the blocks of these files; the files that changed. Raises as `with_blocks`."""
+    texts = {path: path.read_text(encoding="utf-8") for path in paths}
+    changed = {path: new for path, text in texts.items() if (new := with_blocks(text)) != text}
+    for path, text in changed.items():
+        path.write_text(text, encoding="utf-8")
+    return list(changed)

@@ -1,0 +1,229 @@
+"""Running an experiment: methods x seeds as parallel single-thread processes, each of them recorded.
+
+Every run is a process of its own, started from a file (`igrpo run-one`), and resumes where it was killed. The
+numbers of a report are computed from the records alone (`analysis.compare`).
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from igrpo_kit.analysis.evaluation import evaluate
+from igrpo_kit.core.randomness import derived_seed
+from igrpo_kit.core.rows import Row, read_rows, write_atomically, write_rows
+from igrpo_kit.experiments.baselines import vote_rows
+from igrpo_kit.experiments.experiment import PREPARED, PROBLEMS, REWARDS, Experiment, record_folders, run_name
+from igrpo_kit.policies.load import load_policy
+from igrpo_kit.policies.policy import TINY_VERDICTS, Policy
+from igrpo_kit.policies.samplers.hf import HFSampler
+from igrpo_kit.policies.samplers.sampler import SamplingSettings
+from igrpo_kit.tasks.problem import Problem
+from igrpo_kit.training.checkpoint import load_checkpoint
+from igrpo_kit.training.config import IGRPO_STEPS
+from igrpo_kit.training.loop import train
+from igrpo_kit.training.records import RunLog, environment, read_config
+
+
+def _sampler(
+    experiment: Experiment, policy: Policy, seed: int, purpose: str, temperature: float = 1.0
+) -> HFSampler:
+    settings = SamplingSettings(experiment.max_new_tokens, temperature)
+    return HFSampler(policy, settings, seed=derived_seed(seed, purpose))
+
+
+def _evaluation_row(
+    experiment: Experiment, policy: Policy, problems: Sequence[Problem], step: int,
+    *, protocol: Any = "q", num_samples: int, temperature: float = 1.0, seed: int,
+) -> Row:  # fmt: skip
+    # A sampler of its own: evaluating more or less often must not change the run that is evaluated.
+    purpose = f"evaluation {step} {protocol} {temperature}"
+    sampler = _sampler(experiment, policy, seed, purpose, temperature)
+    reward = REWARDS[experiment.reward]()
+    result = evaluate(sampler, reward, problems, num_samples=num_samples, protocol=protocol)
+    return {"step": step, "final": False, **result.to_row()}
+
+
+def _final_rows(
+    experiment: Experiment, policy: Policy, problems: Sequence[Problem], step: int, seed: int
+) -> list[Row]:
+    """The full evaluation: pass@k from q, greedy, and the two ways of asking with a draft."""
+    wanted: list[dict[str, Any]] = [
+        {"num_samples": experiment.final_samples},
+        {"num_samples": 1, "temperature": 0.0},
+        {"num_samples": experiment.draft_samples, "protocol": "own_draft"},
+        {"num_samples": experiment.draft_samples, "protocol": "best_of_n"},
+    ]
+    rows = [_evaluation_row(experiment, policy, problems, step, seed=seed, **w) for w in wanted]
+    if experiment.verdicts:
+        voters = _sampler(experiment, policy, seed, f"votes {step}")
+        votes = vote_rows(voters, REWARDS[experiment.reward](), problems, verdicts=TINY_VERDICTS)
+        rows += [{"step": step, **row} for row in votes]
+    return [{**row, "final": True} for row in rows]
+
+
+def _is_recorded(path: Path) -> bool:
+    """Whether the rows are there, packed or not."""
+    return path.exists() or path.with_name(path.name + ".gz").exists()
+
+
+def run_base(experiment: Experiment, folder: str | Path) -> None:
+    """Evaluate the untrained policy in full: the point every run starts from."""
+    folder = Path(folder) / "base"
+    if _is_recorded(folder / RunLog.EVALUATIONS):
+        return
+    torch.set_num_threads(1)
+    policy = load_policy(experiment.policy, device=experiment.device)
+    rows = _final_rows(experiment, policy, experiment.held_out(), 0, seed=0)
+    RunLog(folder, {"policy": policy.name, **environment(str(policy.model.device))})
+    write_rows(folder / RunLog.EVALUATIONS, rows)
+
+
+def run_one(
+    experiment: Experiment, method: str, seed: int, folder: str | Path, *, progress: bool = False
+) -> None:
+    """One method, one seed: train, evaluate on the way and at the end, record. Resumes if it was killed."""
+    torch.set_num_threads(1)
+    policy = load_policy(experiment.policy, device=experiment.device)
+    policy = replace(policy, prompt_format=experiment.prompt_format(method) or policy.prompt_format)
+    problems, test = PROBLEMS[experiment.problems](experiment.train_problems, seed=0), experiment.held_out()
+    sampler = _sampler(experiment, policy, seed, "sampling")
+    run_folder = Path(folder) / run_name(method, seed)
+    evaluations = run_folder / RunLog.EVALUATIONS
+
+    def evaluate_if_due(step: int) -> None:
+        if step == experiment.steps:
+            write_rows(evaluations, _final_rows(experiment, policy, test, step, seed))
+        elif step % experiment.evaluate_every == 0:
+            samples = experiment.evaluation_samples
+            row = _evaluation_row(experiment, policy, test, step, num_samples=samples, seed=seed)
+            write_rows(evaluations, [row])
+
+    checkpoint = run_folder / "checkpoint.safetensors"
+    if checkpoint.exists():  # it may have been saved when its step was done and its evaluation was not
+        state = load_checkpoint(checkpoint)
+        if not (evaluations.exists() and state["step"] in {row["step"] for row in read_rows(evaluations)}):
+            policy.model.load_state_dict(state["model"])
+            evaluate_if_due(state["step"])
+    rows = train(
+        sampler, REWARDS[experiment.reward](), problems, experiment.config(method, seed), folder=run_folder,
+        variant=experiment.variant(method), checkpoint_every=experiment.record_every,
+        samples_every=experiment.record_every, resume=True, progress=progress,
+    )  # fmt: skip
+    for row in rows:
+        evaluate_if_due(row["step"])
+
+
+def is_complete(experiment: Experiment, method: str, seed: int, folder: str | Path) -> bool:
+    """Whether the record of this run holds its final evaluation.
+
+    A setting that did not exist when the run was recorded counts as its default. Raises ValueError where the
+    folder holds a run with other settings.
+    """
+    run_folder = Path(folder) / run_name(method, seed)
+    evaluations = run_folder / RunLog.EVALUATIONS
+    if not _is_recorded(evaluations) or not any(row["final"] for row in read_rows(evaluations)):
+        return False
+    config, prompt_format = experiment.config(method, seed), experiment.prompt_format(method)
+    found = {"variant": IGRPO_STEPS.name, **type(config)(steps=1).to_row(), **read_config(run_folder)}
+    wanted = {"policy": experiment.policy, "variant": experiment.variant(method).name, **config.to_row()}
+    if prompt_format is not None:
+        wanted["prompt_format"] = asdict(prompt_format)
+    differing = sorted(key for key in wanted if found.get(key) != wanted[key])
+    if differing:
+        raise ValueError(f"{run_folder}: holds a run with another {', '.join(differing)}; move it away")
+    return True
+
+
+@dataclass
+class _Job:
+    label: str
+    method: str | None
+    """None: the untrained policy's evaluation"""
+    seed: int
+    folder: Path
+    process: subprocess.Popen | None = None
+
+
+def run_experiment(experiment: Experiment, folder: str | Path, *, jobs: int) -> None:
+    """All methods and seeds, `jobs` processes at a time, one torch thread each. Finished runs, packed ones
+    too, are kept: where all are there nothing is run.
+
+    The experiment is written to `folder` as a file, and each process is started from it.
+
+    Raises RuntimeError where there is no GPU for an experiment that needs one, or naming the runs that failed
+    and their logs, after all others have finished.
+    """
+    folder = Path(folder)
+    if experiment.device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(f"{experiment.name} needs a CUDA GPU, and torch sees none")
+    if experiment.policy in PREPARED:
+        PREPARED[experiment.policy]()
+    waiting = []
+    if not _is_recorded(folder / "base" / RunLog.EVALUATIONS):
+        waiting.append(_Job("base", None, 0, folder / "base"))
+    for (method, seed), name in record_folders(experiment).items():
+        if not is_complete(experiment, method, seed, folder):
+            waiting.append(_Job(f"{method}, seed {seed}", method, seed, folder / name))
+    experiment_file = folder / f"{experiment.name}.yaml"
+    if waiting:  # a folder of finished records may be read-only
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(experiment_file, experiment.to_yaml().encode())
+    total = experiment.steps * sum(job.method is not None for job in waiting)
+    running: list[_Job] = []
+    failed: list[_Job] = []
+    bar = tqdm(total=total, unit="step", desc=experiment.name)
+    start_steps = {job.label: _steps_done(job) for job in waiting}
+    everything = list(waiting)
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                running.append(_start(waiting.pop(0), experiment_file))
+            time.sleep(0.2)
+            for job in [j for j in running if j.process is not None and j.process.poll() is not None]:
+                running.remove(job)
+                if job.process is not None and job.process.returncode:
+                    failed.append(job)
+            done = sum(_steps_done(job) - start_steps[job.label] for job in everything)
+            bar.update(done - bar.n)
+    finally:
+        bar.close()
+        for job in running:
+            if job.process is not None:
+                job.process.terminate()
+                job.process.wait()
+    if failed:
+        names = "; ".join(f"{job.label} (see {job.folder / 'log.txt'})" for job in failed)
+        raise RuntimeError(f"{len(failed)} run(s) failed: {names}")
+
+
+def _steps_done(job: _Job) -> int:
+    path = job.folder / RunLog.METRICS
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def _start(job: _Job, experiment_file: Path) -> _Job:
+    job.folder.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable,
+        "-m",
+        "igrpo_kit",
+        "run-one",
+        str(experiment_file),
+        str(experiment_file.parent),
+    ]
+    command += ["base"] if job.method is None else [job.method, str(job.seed)]
+    # Two threads on two busy cores wait for each other; one thread a process does not.
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    with open(job.folder / "log.txt", "ab") as log:
+        job.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=variables
+        )
+    return job

@@ -1,0 +1,19 @@
+# The public names, and the only list of them: what the type checker reads and what loads on first use.
+from .gguf import fetch_smollm2 as fetch_smollm2
+from .gguf import read_gguf as read_gguf
+from .load import load_policy as load_policy
+from .load import local_policies as local_policies
+from .load import prompt_format_of as prompt_format_of
+from .log_probs import completion_log_probs as completion_log_probs
+from .policy import DRAFT_AFTER as DRAFT_AFTER
+from .policy import DRAFT_BEFORE as DRAFT_BEFORE
+from .policy import TINY_VERDICTS as TINY_VERDICTS
+from .policy import Policy as Policy
+from .samplers import HFSampler as HFSampler
+from .samplers import Sampler as Sampler
+from .samplers import Samples as Samples
+from .samplers import SamplingSettings as SamplingSettings
+from .samplers import ScriptedSampler as ScriptedSampler
+from .samplers import VLLMSampler as VLLMSampler
+from .tiny import tiny_model as tiny_model
+from .tiny import tiny_tokenizer as tiny_tokenizer

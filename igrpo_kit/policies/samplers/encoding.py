@@ -1,0 +1,99 @@
+"""What the samplers share: chats to token ids, sampled ids to `Samples`."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from igrpo_kit.core.prompts import Messages
+from igrpo_kit.policies.samplers.sampler import Samples
+
+
+def stop_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Every id that ends a completion: chat models end a turn and a text in different ways.
+
+    Raises ValueError if neither the model's generation config nor the tokenizer names one.
+    """
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    found = sorted({i for i in [*ids, tokenizer.eos_token_id] if i is not None})
+    if not found:
+        raise ValueError("eos_token_id: neither generation config nor tokenizer has one")
+    return found
+
+
+def encode_prompts(tokenizer: Any, prompts: Sequence[Messages]) -> list[list[int]]:
+    """Token ids of each chat, ready for the assistant's turn.
+
+    Raises ValueError naming the prompt that the tokenizer cannot encode.
+    """
+    try:
+        return _encode(tokenizer, list(prompts))
+    except Exception as cause:
+        for i, messages in enumerate(prompts):
+            try:
+                _encode(tokenizer, [messages])
+            except Exception as error:
+                raise ValueError(f"prompts[{i}] cannot be encoded ({error}): {messages}") from error
+        raise cause
+
+
+def _encode(tokenizer: Any, prompts: list[Messages]) -> list[list[int]]:
+    return tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=False)
+
+
+def left_pad(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ragged rows -> ids [P, T] and attention [P, T], True on tokens. Which id pads is never read."""
+    width = max(map(len, rows))
+    ids = [[0] * (width - len(row)) + list(row) for row in rows]
+    attention = [[False] * (width - len(row)) + [True] * len(row) for row in rows]
+    return torch.tensor(ids, device=device), torch.tensor(attention, device=device)
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Dropout off for the duration: it would draw from, and record, another distribution."""
+    was_training = model.training
+    if was_training:  # walking the modules costs about a millisecond
+        model.eval()
+    try:
+        yield
+    finally:
+        if was_training:
+            model.train()
+
+
+def collect_samples(
+    tokenizer: Any,
+    prompt_ids: list[list[int]],
+    ids: Int[Tensor, "B T"],
+    *,
+    mask: Bool[Tensor, "B T"],
+    ended: Sequence[bool],
+    log_probs: Float[Tensor, "B T"],
+    entropies: Float[Tensor, "B T"] | None,
+) -> Samples:
+    """`Samples` from what was drawn. `ended`: the mask's last token is a stop id; what follows is arbitrary.
+
+    Raises FloatingPointError where a log-prob inside the mask is not finite.
+    """
+    if not log_probs[mask].isfinite().all():
+        raise FloatingPointError("the policy's logits are NaN or infinite")
+    lengths = mask.sum(dim=1).tolist()
+    width = max(lengths)
+    before_end = [
+        row[: length - 1] if stopped else row[:length]
+        for row, length, stopped in zip(ids.tolist(), lengths, ended, strict=True)
+    ]
+    return Samples(
+        prompt_ids=prompt_ids,
+        completion_ids=ids[:, :width].clone(),
+        mask=mask[:, :width].clone(),
+        log_probs=log_probs.masked_fill(~mask, 0.0)[:, :width],
+        entropies=None if entropies is None else entropies.masked_fill(~mask, 0.0)[:, :width],
+        texts=tokenizer.batch_decode(before_end, clean_up_tokenization_spaces=False),
+        finish_reasons=["stop" if stopped else "length" for stopped in ended],
+    )

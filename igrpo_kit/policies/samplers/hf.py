@@ -1,0 +1,224 @@
+"""Sampling from any Hugging Face causal language model, with what training needs recorded on the way.
+
+Each prompt is encoded once and its key-value cache expanded over its samples; rows that have ended
+leave the batch. Log-probs and entropies come from the logits that are there anyway, so that no second
+pass over the completions is needed while training is on-policy.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import DynamicCache
+
+from igrpo_kit.core.prompts import Messages
+from igrpo_kit.core.tokens import completion_mask
+from igrpo_kit.policies.policy import Policy
+from igrpo_kit.policies.samplers.encoding import (
+    collect_samples,
+    encode_prompts,
+    evaluating,
+    left_pad,
+    stop_ids,
+)
+from igrpo_kit.policies.samplers.llama import SmallLlamaDecoder, is_small_llama
+from igrpo_kit.policies.samplers.sampler import Samples, SamplingSettings, check_request
+
+_CHUNK_ELEMENTS = 1 << 22  # logits turned into float64 cumulative probabilities at once: 32 MB
+_COMPACT_BELOW = 0.75  # share of live rows under which copying their cache pays
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """A model with a cache: prompts once, then one token per row and call; returns next-token logits."""
+
+    def prefill(
+        self, ids: Int[Tensor, "P T"], attention: Bool[Tensor, "P T"], num_samples: int
+    ) -> Float[Tensor, "R V"]:
+        """Encode P left-padded prompts, each becoming `num_samples` rows."""
+        ...
+
+    def step(self, tokens: Int[Tensor, " R"]) -> Float[Tensor, "R V"]:
+        """Append one token to every row."""
+        ...
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Drop every other row."""
+        ...
+
+
+class CachedDecoder:
+    """`Decoder` for any causal LM of transformers."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.cache = model, DynamicCache(config=model.config)
+
+    def prefill(
+        self, ids: Int[Tensor, "P T"], attention: Bool[Tensor, "P T"], num_samples: int
+    ) -> Float[Tensor, "R V"]:
+        # Positions count from the first real token; padding's own are never looked at.
+        positions = (attention.long().cumsum(dim=1) - 1).clamp(min=0)
+        logits = self._logits(ids, attention, positions)
+        self.cache.batch_repeat_interleave(num_samples)
+        self.attention = attention.repeat_interleave(num_samples, dim=0)
+        self.positions = positions[:, -1:].repeat_interleave(num_samples, dim=0)
+        return logits.repeat_interleave(num_samples, dim=0)
+
+    def step(self, tokens: Int[Tensor, " R"]) -> Float[Tensor, "R V"]:
+        self.attention = pad(self.attention, (0, 1), value=True)
+        self.positions = self.positions + 1
+        return self._logits(tokens[:, None], self.attention, self.positions)
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        self.cache.batch_select_indices(rows)
+        self.attention, self.positions = self.attention[rows], self.positions[rows]
+
+    def _logits(self, ids: Tensor, attention: Tensor, positions: Tensor) -> Tensor:
+        return self.model(
+            input_ids=ids,
+            attention_mask=attention,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+
+
+def sample_tokens(
+    logits: Float[Tensor, "R V"], temperature: float, generator: torch.Generator
+) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"], Float[Tensor, " R"]]:
+    """A token per row from softmax(logits / temperature), its log-prob and the entropy, in nats.
+
+    One uniform number per row, inverted through the cumulative probabilities: summed in float64, as
+    150,000 float32 terms would lose the rare tokens. Temperature 0 takes the argmax.
+    """
+    if temperature == 0:
+        tokens = logits.argmax(dim=-1)
+        chosen = logits.gather(1, tokens[:, None]).squeeze(1).float()
+        certain = chosen - chosen  # 0, or NaN where the logits are no numbers
+        return tokens, certain, certain
+    chunks = logits.split(max(1, _CHUNK_ELEMENTS // logits.shape[1]))
+    parts = [_sample_chunk(chunk.float() / temperature, generator) for chunk in chunks]
+    if len(parts) == 1:
+        return parts[0]
+    tokens, log_probs, entropies = (torch.cat(column) for column in zip(*parts, strict=True))
+    return tokens, log_probs, entropies
+
+
+def _sample_chunk(logits: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    log_probs = logits.log_softmax(dim=-1)
+    probs = log_probs.exp()
+    cumulative = probs.cumsum(dim=-1, dtype=torch.float64)
+    uniform = torch.rand(len(logits), 1, dtype=torch.float64, device=logits.device, generator=generator)
+    # right=True: the first entry above the draw, never a token of probability 0.
+    tokens = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+    tokens = tokens.clamp(max=logits.shape[1] - 1)  # a draw that rounded up to the total
+    # Clamped, a log-prob of -inf gives 0 with its probability of 0; five times faster than torch's entr.
+    entropy = -(probs * log_probs.clamp(min=-200.0)).sum(dim=-1)
+    return tokens.squeeze(1), log_probs.gather(1, tokens).squeeze(1), entropy
+
+
+def keep_nucleus(logits: Float[Tensor, "R V"], temperature: float, top_p: float) -> Float[Tensor, "R V"]:
+    """The logits with -inf outside the nucleus: the most probable tokens, up to the one that reaches top_p.
+
+    Probabilities are those at `temperature` (arXiv 1904.09751). Temperature 0 and top_p 1 change nothing.
+    """
+    if temperature == 0 or top_p == 1:
+        return logits
+    probs, order = (logits.float() / temperature).softmax(dim=-1).sort(dim=-1, descending=True)
+    before = probs.cumsum(dim=-1, dtype=torch.float64) - probs  # what the more probable ones hold
+    outside = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, before >= top_p)
+    return logits.masked_fill(outside, -torch.inf)
+
+
+class HFSampler:
+    """Samples from a policy as it is now; follows its training, being the same object.
+
+    `generator` (seeded with `seed`, on the model's device) is its only source of chance. At most
+    `max_rows` completions are in the cache at once.
+
+    Raises ValueError for a prompt the tokenizer cannot encode, FloatingPointError where the model's
+    logits are not finite numbers.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        settings: SamplingSettings,
+        *,
+        seed: int = 0,
+        max_rows: int = 1024,
+    ) -> None:
+        self.policy, self.settings, self.max_rows = policy, settings, max_rows
+        self.model, self.tokenizer = policy.model, policy.tokenizer
+        self.generator = torch.Generator(device=self.model.device).manual_seed(seed)
+        self._stop_ids = stop_ids(self.model, self.tokenizer)
+
+    # Not inference_mode: its tensors could not enter the loss, where the old log-probs are needed.
+    @torch.no_grad()
+    def sample(self, prompts: Sequence[Messages], num_samples: int) -> Samples:
+        """P prompts -> P * num_samples completions, row-major by prompt."""
+        check_request(prompts, num_samples)
+        prompt_ids = encode_prompts(self.tokenizer, prompts)
+        per_chunk = max(1, self.max_rows // num_samples)
+        with evaluating(self.model):
+            chunks = [
+                self._sample(prompt_ids[i : i + per_chunk], num_samples)
+                for i in range(0, len(prompt_ids), per_chunk)
+            ]
+        ids, log_probs, entropies = map(torch.cat, zip(*chunks, strict=True))
+        return collect_samples(
+            self.tokenizer,
+            prompt_ids,
+            ids,
+            mask=completion_mask(ids, self._stop_ids),
+            ended=torch.isin(ids, torch.tensor(self._stop_ids, device=ids.device)).any(dim=1).tolist(),
+            log_probs=log_probs,
+            entropies=entropies,
+        )
+
+    def sync(self) -> None:
+        """Nothing to do: it samples the very model that is trained."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator's state: with it, and the same weights, the next samples are the same."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.generator.set_state(state["generator"])
+
+    def _sample(self, prompt_ids: list[list[int]], num_samples: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids, log-probs and entropies [R, max_new_tokens]; what follows a row's end is arbitrary."""
+        decoder = self._decoder()
+        logits = decoder.prefill(*left_pad(prompt_ids, self.model.device), num_samples)
+        shape, device = (len(logits), self.settings.max_new_tokens), logits.device
+        ids = torch.full(shape, self._stop_ids[0], device=device)
+        log_probs, entropies = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
+        stop = torch.tensor(self._stop_ids, device=device)
+        rows = torch.arange(len(ids), device=device)
+        live = torch.ones_like(rows, dtype=torch.bool)
+        for t in range(self.settings.max_new_tokens):
+            logits = keep_nucleus(logits, self.settings.temperature, self.settings.top_p)
+            tokens, log_probs[rows, t], entropies[rows, t] = sample_tokens(
+                logits, self.settings.temperature, self.generator
+            )
+            ids[rows, t] = tokens
+            live &= ~torch.isin(tokens, stop)
+            num_live = int(live.sum())
+            if num_live == 0 or t + 1 == self.settings.max_new_tokens:
+                break
+            if num_live < _COMPACT_BELOW * len(rows):
+                kept = live.nonzero().squeeze(1)
+                decoder.keep(kept)
+                rows, tokens, live = rows[kept], tokens[kept], live[kept]
+            logits = decoder.step(tokens)
+        return ids, log_probs, entropies
+
+    def _decoder(self) -> Decoder:
+        if is_small_llama(self.model):
+            return SmallLlamaDecoder(self.model, self.settings.max_new_tokens)
+        return CachedDecoder(self.model)

@@ -1,0 +1,34 @@
+"""The record of one problem."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+Split = Literal["train", "held_out"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One question with its reference answer; `source` says where it is from and so how it is checked."""
+
+    id: str
+    question: str
+    answer: str
+    source: str
+
+
+def problem_from_row(row: Any, where: str, default_source: str) -> Problem:
+    """A row as a Problem; ValueError, beginning with `where`, if a field is missing, empty or no string."""
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{where}: expected an object with id, question, answer, got {type(row).__name__}")
+    row = {"source": default_source} | dict(row)
+    values = []
+    for name in (f.name for f in fields(Problem)):
+        if row.get(name) is None:
+            raise ValueError(f"{where}: no {name!r}; there is {', '.join(map(repr, row))}")
+        if not isinstance(row[name], str):
+            raise ValueError(f"{where}: {name} must be a string, got {row[name]!r}")
+        if not row[name].strip():
+            raise ValueError(f"{where}: {name} is empty")
+        values.append(row[name])
+    return Problem(*values)

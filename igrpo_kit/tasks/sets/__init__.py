@@ -1,0 +1,5 @@
+"""Problem sets: generated, from reasoning-gym, from files, from the hub."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

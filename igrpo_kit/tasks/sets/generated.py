@@ -1,0 +1,101 @@
+"""Puzzles as problem sets, generated from a seed: Countdown, its graded variant, addition."""
+
+import random
+from collections.abc import Callable
+from functools import partial
+
+from igrpo_kit.tasks import puzzles
+from igrpo_kit.tasks.problem import Problem, Split
+
+
+def draw_problems(
+    source: str,
+    draw: Callable[[random.Random], tuple[str, str]],
+    count: int,
+    seed: int,
+    split: Split,
+    distinct: bool,
+) -> list[Problem]:
+    """`count` problems from one side of the hash split, drawn with replacement unless `distinct`."""
+    if count < 1:
+        raise ValueError(f"count must be >= 1, got {count}")
+    if split not in ("train", "held_out"):
+        raise ValueError(f"split must be 'train' or 'held_out', got {split!r}")
+    rng, drawn, seen, misses = random.Random(seed), list[tuple[str, str]](), set[str](), 0
+    while len(drawn) < count:
+        question, answer = draw(rng)
+        if puzzles.is_held_out(question) != (split == "held_out") or (distinct and question in seen):
+            misses += 1
+            if misses > 20_000:
+                raise ValueError(
+                    f"count: asked for {count} {source} problems on the {split} side, but after {len(drawn)} "
+                    "there was nothing new in 20,000 draws"
+                )
+            continue
+        drawn.append((question, answer))
+        seen.add(question)
+        misses = 0
+    return [Problem(f"{source}/{split}-{seed}-{i}", q, a, source) for i, (q, a) in enumerate(drawn)]
+
+
+def _check_numbers(num_numbers: int, max_number: int) -> None:
+    if not 2 <= num_numbers <= 6:
+        raise ValueError(f"num_numbers must lie in 2..6, got {num_numbers}")
+    if not 1 <= max_number <= 99:
+        raise ValueError(f"max_number must lie in 1..99, got {max_number}")
+
+
+def countdown_problems(
+    count: int,
+    *,
+    seed: int,
+    split: Split = "train",
+    distinct: bool = False,
+    num_numbers: int = 3,
+    max_number: int = 9,
+) -> list[Problem]:
+    """`count` Countdown problems, such as `3,7,5:26` with the answer `3*7+5`.
+
+    Reach the target (0..99) with + - *, each number used exactly once, no brackets. The answer is one
+    solution; `countdown_solutions` lists all. `split` is a hash of the question (`is_held_out`). Draws are
+    independent, so questions repeat (of three numbers up to 9 there are 5,765 for training and 631 held
+    out); `distinct=True` keeps each once, as an evaluation wants it.
+
+    Raises ValueError naming the argument, also if there are not `count` distinct questions.
+    """
+    _check_numbers(num_numbers, max_number)
+    draw = partial(puzzles.draw_countdown, num_numbers=num_numbers, max_number=max_number)
+    return draw_problems("countdown", draw, count, seed, split, distinct)
+
+
+def countdown_max_problems(
+    count: int,
+    *,
+    seed: int,
+    split: Split = "train",
+    distinct: bool = False,
+    num_numbers: int = 4,
+    max_number: int = 9,
+) -> list[Problem]:
+    """`count` problems of the graded variant, such as `3,7,5,2|50`: the largest value <= 50.
+
+    The reward of an expression is value / best, in [0, 1]; the answer is one expression of the best value.
+    Raises ValueError as `countdown_problems`.
+    """
+    _check_numbers(num_numbers, max_number)
+    draw = partial(puzzles.draw_countdown_max, num_numbers=num_numbers, max_number=max_number)
+    return draw_problems("countdown-max", draw, count, seed, split, distinct)
+
+
+def addition_problems(
+    count: int, *, seed: int, split: Split = "train", distinct: bool = False, digits: int = 3
+) -> list[Problem]:
+    """`count` sums of two numbers of exactly `digits` digits, such as `123+456=`.
+
+    An answer is the sum, after a scratchpad or without one (`check_addition`, `addition_solutions`).
+    Raises ValueError naming the argument, also if there are not `count` distinct questions.
+    """
+    if not 1 <= digits <= 18:
+        raise ValueError(f"digits must lie in 1..18, got {digits}")
+    draw = partial(puzzles.draw_addition, digits=digits)
+    return draw_problems("addition", draw, count, seed, split, distinct)

@@ -1,0 +1,94 @@
+"""Which answer is correct, decided exactly where a program can: by the source of the problem.
+
+| problems from                | source                                   | checked by                       |
+|------------------------------|------------------------------------------|----------------------------------|
+| `countdown_problems`, ...    | `countdown`, `countdown-max`, `addition` | `verify`, exactly: see `puzzles` |
+| `reasoning_gym_problems`     | `reasoning-gym/<dataset>`                | `verify`, by its own scorer      |
+| `load_hub_set` (hub)         | the name of the set                      | `grading.Grader`                 |
+| `load_problems` (JSONL, CSV) | what the file says                       | whichever fits the source        |
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+from igrpo_kit.tasks import puzzles
+from igrpo_kit.tasks.grading.extraction import extract_answer
+from igrpo_kit.tasks.grading.grader import Grade
+from igrpo_kit.tasks.problem import Problem
+from igrpo_kit.tasks.puzzles import Verdict
+from igrpo_kit.tasks.sets.gym import GYM_SOURCES, check_gym
+
+_EXACT: dict[str, Callable[[str, str], Verdict]] = {
+    "countdown": puzzles.check_countdown,
+    "countdown-max": puzzles.check_countdown_max,
+    "addition": puzzles.check_addition,
+}
+_OPENED = re.compile(r"\\(?:boxed|fbox)\s*\{|<answer>")
+
+
+def has_exact_verifier(source: str) -> bool:
+    """Whether `verify` can check problems of this source; the others need a `grading.Grader`."""
+    return source in _EXACT or source in GYM_SOURCES
+
+
+def _written_answer(completion: str) -> str:
+    answer = extract_answer(completion)
+    if answer is None:
+        answer = "" if _OPENED.search(completion) else completion
+    return answer
+
+
+def answer_of(problem: Problem, completion: str) -> str | None:
+    """What a completion answers, for a majority vote: the text that its problem's verifier or grader judges.
+
+    White space around it and, for `addition`, the scratchpad before the last `=` are left out. None where
+    there is no answer.
+    """
+    exact = has_exact_verifier(problem.source)
+    answer = _written_answer(completion) if exact else extract_answer(completion) or ""
+    if problem.source == "addition":
+        answer = answer.rpartition("=")[2]
+    return answer.strip() or None
+
+
+def verify(problem: Problem, completion: str) -> Verdict:
+    """(reward, status) of a completion, by the exact verifier of the problem's source.
+
+    The answer is what `extract_answer` finds (the last `\\boxed{}`, else the last `<answer>`); in a text
+    with neither it is the whole text, which is how a tiny policy answers. An answer slot that was opened
+    and not closed is `no_answer`.
+
+    Raises ValueError if the source has no exact verifier or the question is not one of its kind.
+    """
+    if not has_exact_verifier(problem.source):
+        raise ValueError(
+            f"problem {problem.id}: source {problem.source!r} has no exact verifier; use a Grader"
+        )
+    answer = _written_answer(completion)
+    if not answer.strip():
+        return 0.0, "no_answer"
+    if problem.source in _EXACT:
+        return _EXACT[problem.source](problem.question, answer)
+    return check_gym(GYM_SOURCES[problem.source], problem.answer, answer)
+
+
+@runtime_checkable
+class SupportsGrading(Protocol):
+    """What is asked of a grader: `grading.Grader`, or a scripted one."""
+
+    def grade(self, golds: Sequence[str], completions: Sequence[str]) -> list[Grade]:
+        """One grade per row."""
+
+
+def check_golds(problems: Sequence[Problem], grader: SupportsGrading) -> dict[str, str]:
+    """The problems whose reference answer is not even accepted for itself: {id: status}; empty is good.
+
+    Such a problem gives every completion the same reward, so run this once on every new problem set.
+    Procedural sources are checked by `verify`, all others by the grader.
+    """
+    graded = [p for p in problems if not has_exact_verifier(p.source)]
+    grades = grader.grade([p.answer for p in graded], [f"<answer>{p.answer}</answer>" for p in graded])
+    statuses: dict[str, str] = {p.id: grade.status for p, grade in zip(graded, grades, strict=True)}
+    statuses |= {p.id: verify(p, p.answer)[1] for p in problems if has_exact_verifier(p.source)}
+    return {p.id: statuses[p.id] for p in problems if statuses[p.id] != "correct"}

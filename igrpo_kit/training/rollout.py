@@ -1,0 +1,265 @@
+"""The two stages of iGRPO over any sampler and any reward (Algorithm 1, lines 5-15); no gradients here.
+
+Stage 1 samples N drafts per problem, scores them and selects one. Stage 2 samples G refinements from the
+refinement prompt q' and scores them. GRPO is the case N = 0: Stage 2 alone, from q. How q and q' are worded
+is a property of the sampler's policy (`Policy.prompt_format`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from igrpo_kit.core.prompts import Messages
+from igrpo_kit.core.selection import NO_DRAFT, Selector, select_drafts
+from igrpo_kit.policies.samplers.sampler import Sampler, Samples
+from igrpo_kit.tasks.problem import Problem
+from igrpo_kit.tasks.rewards import RewardLike, Scores, as_reward
+
+NOT_SAMPLED = "not_sampled"
+"""Status of a draft that early stopping saved; its reward is NaN, so no selector can pick it."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage sampled and its rewards; `samples` and `scores` hold the rows of `rewards`, flat."""
+
+    samples: Samples
+    scores: Scores
+    rewards: Float[Tensor, "P n"]
+    seconds_sampling: float
+    seconds_scoring: float
+    full_reward: float = 1.0
+
+    @property
+    def correct(self) -> Bool[Tensor, "P n"]:
+        """Which completions reached the full reward; one that could not be scored did not."""
+        return self.rewards >= self.full_reward
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One step's experience. `refinements` is the group that is trained, sampled from q' or, for GRPO, q."""
+
+    problems: list[Problem]
+    drafts: Stage | None
+    """None for GRPO"""
+    selected: Int[Tensor, " P"] | None
+    """index of the draft each problem's Stage 2 was shown, NO_DRAFT where none; None for GRPO"""
+    refinements: Stage
+
+    def draft_text(self, problem: int) -> str | None:
+        """The draft selected for this problem, whole (q' may hold only its end); None without one."""
+        if self.drafts is None or self.selected is None or self.selected[problem] == NO_DRAFT:
+            return None
+        return self.drafts.samples.texts[problem * self.drafts.rewards.shape[1] + int(self.selected[problem])]
+
+
+def score_stage(
+    samples: Samples, reward: RewardLike, problems: Sequence[Problem], seconds_sampling: float
+) -> Stage:
+    """Score completions against their problems: always R(q, o), the reward never sees a refinement prompt."""
+    start, reward = perf_counter(), as_reward(reward)
+    rows = [problem for problem in problems for _ in range(samples.num_samples)]
+    scores = reward.score(rows, samples.texts)
+    rewards = torch.tensor(scores.values, dtype=torch.float32).view(len(problems), samples.num_samples)
+    return Stage(samples, scores, rewards, seconds_sampling, perf_counter() - start, reward.full_reward)
+
+
+def sample_stage(
+    sampler: Sampler,
+    reward: RewardLike,
+    problems: Sequence[Problem],
+    *,
+    prompts: Sequence[Messages],
+    num_samples: int,
+) -> Stage:
+    """Sample `num_samples` completions per prompt and score each against its problem."""
+    start = perf_counter()
+    samples = sampler.sample(prompts, num_samples)
+    return score_stage(samples, reward, problems, perf_counter() - start)
+
+
+def question_prompts(sampler: Sampler, problems: Sequence[Problem]) -> list[Messages]:
+    """q of each problem, as the sampler's policy is asked."""
+    return [sampler.policy.prompt_format.problem_messages(problem.question) for problem in problems]
+
+
+def sample_drafts(
+    sampler: Sampler,
+    reward: RewardLike,
+    problems: Sequence[Problem],
+    *,
+    num_drafts: int,
+    stop_at: float | None = None,
+) -> Stage:
+    """Stage 1: N drafts per problem from q (Eq. 8).
+
+    `stop_at`, the highest reward there is, samples the drafts one by one and stops each problem at its first
+    that has it. The best draft's reward is distributed as before, with fewer tokens sampled, in N rounds
+    instead of one; of several full-reward drafts the first is always kept, as in the default tie rule. Other
+    selectors would choose among other drafts than before. Drafts never sampled have reward NaN and status
+    `NOT_SAMPLED`.
+    """
+    prompts = question_prompts(sampler, problems)
+    if stop_at is None:
+        return sample_stage(sampler, reward, problems, prompts=prompts, num_samples=num_drafts)
+    open_problems, rounds = list(range(len(problems))), []
+    for _ in range(num_drafts):
+        part, asked = [problems[i] for i in open_problems], [prompts[i] for i in open_problems]
+        stage = sample_stage(sampler, reward, part, prompts=asked, num_samples=1)
+        rounds.append((open_problems, stage))
+        open_problems = [
+            i
+            for i, value in zip(open_problems, stage.scores.values, strict=True)
+            if not value >= stop_at  # a NaN, a draft that could not be scored, does not stop
+        ]
+        if not open_problems:
+            break
+    return _gather_rounds(rounds, len(problems), num_drafts)
+
+
+def _gather_rounds(rounds: list[tuple[list[int], Stage]], P: int, N: int) -> Stage:
+    """One rectangular stage from rounds of one draft each; what was not sampled is an empty row."""
+    rows = [i * N + n for n, (problems, _) in enumerate(rounds) for i in problems]
+    stages = [stage for _, stage in rounds]
+
+    def tensor(name: str, fill: float) -> Tensor:
+        sampled = [row for stage in stages for row in getattr(stage.samples, name)]
+        padded = pad_sequence(sampled, batch_first=True, padding_value=fill)
+        out = padded.new_full((P * N, padded.shape[1]), fill)
+        out[rows] = padded
+        return out
+
+    def listed(values: list, fill: float | str) -> list:
+        found = dict(zip(rows, values, strict=True))
+        return [found.get(row, fill) for row in range(P * N)]
+
+    first = stages[0].samples
+    scores = Scores(
+        listed([v for s in stages for v in s.scores.values], float("nan")),
+        listed([v for s in stages for v in s.scores.statuses], NOT_SAMPLED),
+    )
+    return Stage(
+        Samples(
+            prompt_ids=first.prompt_ids,
+            completion_ids=tensor("completion_ids", 0),
+            mask=tensor("mask", False),
+            log_probs=tensor("log_probs", 0.0),
+            entropies=None if first.entropies is None else tensor("entropies", 0.0),
+            texts=listed([t for s in stages for t in s.samples.texts], ""),
+            finish_reasons=listed([r for s in stages for r in s.samples.finish_reasons], NOT_SAMPLED),
+        ),
+        scores,
+        torch.tensor(scores.values, dtype=torch.float32).view(P, N),
+        sum(stage.seconds_sampling for stage in stages),
+        sum(stage.seconds_scoring for stage in stages),
+        stages[0].full_reward,
+    )
+
+
+def igrpo_rollout(
+    sampler: Sampler,
+    reward: RewardLike,
+    problems: Sequence[Problem],
+    *,
+    num_drafts: int,
+    num_refinements: int,
+    select: str | Selector = "best",
+    max_draft_tokens: int | None = None,
+    stop_at: float | None = None,
+) -> Rollout:
+    """Both stages for P problems: N drafts, one selected (Eq. 2), G refinements of it (Eqs. 3 and 11).
+
+    N = 0 is GRPO with groups of G from q. The question is never cut; a draft is, to its last
+    `max_draft_tokens`. `stop_at` makes Stage 1 cheaper, see `sample_drafts`; drafting one step ahead makes
+    both stages one batch, see `rollout_with_next_drafts`.
+
+    Raises ValueError for num_drafts < 0, num_refinements < 1, or an unknown selector.
+    """
+    problems = list(problems)
+    if num_drafts < 0 or num_refinements < 1:
+        raise ValueError(f"num_drafts >= 0 and num_refinements >= 1, got {num_drafts}, {num_refinements}")
+    drafts = selected = None
+    prompts = question_prompts(sampler, problems)
+    if num_drafts:
+        drafts = sample_drafts(sampler, reward, problems, num_drafts=num_drafts, stop_at=stop_at)
+        selected = select_drafts(drafts.rewards, select)
+        prompts = _refinement_prompts(sampler, problems, drafts, selected, max_draft_tokens)
+    refinements = sample_stage(sampler, reward, problems, prompts=prompts, num_samples=num_refinements)
+    return Rollout(problems, drafts, selected, refinements)
+
+
+def _refinement_prompts(
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    drafts: Stage,
+    selected: Tensor,
+    max_draft_tokens: int | None,
+) -> list[Messages]:
+    """q' of each problem (Eq. 3), q where no draft was selected."""
+    N, policy, prompts = drafts.rewards.shape[1], sampler.policy, question_prompts(sampler, problems)
+    for i, (problem, choice) in enumerate(zip(problems, selected.tolist(), strict=True)):
+        if choice != NO_DRAFT:
+            prompts[i] = policy.prompt_format.refinement_messages(
+                problem.question,
+                drafts.samples.texts[i * N + choice],
+                max_draft_tokens=max_draft_tokens,
+                tokenizer=policy.tokenizer,
+            )
+    return prompts
+
+
+def rollout_with_next_drafts(
+    sampler: Sampler,
+    reward: RewardLike,
+    problems: Sequence[Problem],
+    *,
+    next_problems: Sequence[Problem],
+    drafts: Stage,
+    num_refinements: int,
+    select: str | Selector = "best",
+    max_draft_tokens: int | None = None,
+) -> tuple[Rollout, Stage | None]:
+    """Stage 2 for these problems and, in the same batch, Stage 1 for the next step's.
+
+    Nothing in the next drafts depends on these refinements, so one call to the sampler does both and the
+    second wait of iGRPO's two stages is gone. The price is that drafts are one step old when they are used;
+    they carry no gradient and no importance ratio, and the refinements' ratio is conditioned on whatever q'
+    they were sampled from, so nothing needs correcting. There is one batch where N = G, otherwise two.
+    Without next problems there are no next drafts.
+    """
+    problems, next_problems = list(problems), list(next_problems)
+    selected, N = select_drafts(drafts.rewards, select), drafts.rewards.shape[1]
+    prompts = _refinement_prompts(sampler, problems, drafts, selected, max_draft_tokens)
+    if num_refinements != N or not next_problems:
+        refinements = sample_stage(sampler, reward, problems, prompts=prompts, num_samples=num_refinements)
+        ahead = sample_drafts(sampler, reward, next_problems, num_drafts=N) if next_problems else None
+    else:
+        start = perf_counter()
+        both = sampler.sample([*prompts, *question_prompts(sampler, next_problems)], N)
+        seconds = perf_counter() - start
+        share = len(prompts) / len(both.prompt_ids)
+        refinements = score_stage(_of_prompts(both, 0, len(prompts)), reward, problems, seconds * share)
+        rest = _of_prompts(both, len(prompts), len(both.prompt_ids))
+        ahead = score_stage(rest, reward, next_problems, seconds * (1 - share))
+    return Rollout(problems, drafts, selected, refinements), ahead
+
+
+def _of_prompts(samples: Samples, start: int, stop: int) -> Samples:
+    """The rows of some prompts, cut to the longest of them."""
+    rows = slice(start * samples.num_samples, stop * samples.num_samples)
+    width = int(samples.mask[rows].sum(dim=1).max())
+    return Samples(
+        prompt_ids=samples.prompt_ids[start:stop],
+        completion_ids=samples.completion_ids[rows, :width].clone(),
+        mask=samples.mask[rows, :width].clone(),
+        log_probs=samples.log_probs[rows, :width].clone(),
+        entropies=None if samples.entropies is None else samples.entropies[rows, :width].clone(),
+        texts=samples.texts[rows],
+        finish_reasons=samples.finish_reasons[rows],
+    )

@@ -1,0 +1,284 @@
+"""Supervised fine-tuning: the policies that reinforcement learning starts from.
+
+*Pretraining* teaches an untrained tiny Llama one task: `python -m igrpo_kit.training.sft countdown FOLDER`
+makes the committed policy `tiny` again, in about a minute on one thread. Part of each batch shows a draft,
+sampled from the model itself as it learns, so that the refinement prompt is familiar when Stage 2 begins.
+
+A *warm start* teaches a language model the form of an answer and stops early. SmolLM2-135M-Instruct neither
+solves sums of three numbers nor ends on an answer that can be graded: under GRPO every group would be dead.
+A few dozen steps on worked solutions give it the form and part of the skill, and leave the rest to
+reinforcement learning. No draft is ever shown here.
+"""
+
+import argparse
+import json
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from tqdm.auto import tqdm
+
+from igrpo_kit.core.data import models_path, place_when_complete
+from igrpo_kit.core.prompts import PAPER_FORMAT, PromptFormat
+from igrpo_kit.policies.gguf import fetch_smollm2
+from igrpo_kit.policies.load import load_policy
+from igrpo_kit.policies.log_probs import completion_log_probs
+from igrpo_kit.policies.policy import DRAFT_AFTER, DRAFT_BEFORE, TINY_VERDICTS, Policy
+from igrpo_kit.policies.samplers.encoding import encode_prompts
+from igrpo_kit.policies.samplers.hf import HFSampler
+from igrpo_kit.policies.samplers.sampler import SamplingSettings
+from igrpo_kit.policies.tiny import tiny_model, tiny_tokenizer
+from igrpo_kit.tasks import puzzles
+from igrpo_kit.tasks.sets.gym import sum_problems
+from igrpo_kit.training.optimization import make_optimizer, set_learning_rate, supervised_step, warm_up
+
+BATCH, LEARNING_RATE, WARMUP = 32, 3e-3, 50
+REFRESH_AT = (0.4, 0.6, 0.8)
+"""shares of the steps at which the pool of own drafts is drawn anew; before the first there are no drafts"""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned: questions, what a good answer to one is, and how drafts are shown."""
+
+    draw: Callable[[random.Random], str]
+    answer: Callable[[str, random.Random], str]
+    prompt_format: PromptFormat
+    own_draft: float
+    """share of the drafts shown that answer the same question; the others answer another one, so that the
+    model gets used to drafts without a habit of copying them"""
+    max_new_tokens: int
+    steps: int = 1200
+    verdicts: bool = False
+    """whether a quarter of each batch asks for a verdict on an answer, right or wrong with equal chance"""
+
+
+def _countdown_answer(question: str, rng: random.Random) -> str:
+    return rng.choice(puzzles.countdown_solutions(*puzzles.parse_countdown(question)))
+
+
+def _addition_answer(question: str, rng: random.Random) -> str:
+    direct, scratchpad = puzzles.addition_solutions(question)
+    return scratchpad if rng.random() < 0.5 else direct
+
+
+def _feasible_expression(question: str, rng: random.Random) -> str:
+    """Any expression under the limit, not the best: there is something left to learn."""
+    numbers, limit = puzzles.parse_countdown(question)
+    values = puzzles.countdown_values(numbers)
+    return rng.choice(values[rng.choice([v for v in values if 0 <= v <= limit])])
+
+
+def _not_held_out(draw: Callable[[random.Random], tuple[str, str]]) -> Callable[[random.Random], str]:
+    def question(rng: random.Random) -> str:
+        while puzzles.is_held_out(drawn := draw(rng)[0]):
+            pass
+        return drawn
+
+    return question
+
+
+_COUNTDOWN = Task(
+    _not_held_out(lambda rng: puzzles.draw_countdown(rng, 3, 9)), _countdown_answer, DRAFT_BEFORE, 0.0, 12
+)
+TASKS = {
+    "countdown": _COUNTDOWN,
+    "countdown-verdicts": replace(_COUNTDOWN, steps=1600, verdicts=True),
+    "addition": Task(
+        _not_held_out(lambda rng: puzzles.draw_addition(rng, 3)),
+        _addition_answer,
+        DRAFT_AFTER,
+        own_draft=1.0,
+        max_new_tokens=24,
+        steps=700,
+    ),
+    "max": Task(
+        _not_held_out(lambda rng: puzzles.draw_countdown_max(rng, 4, 9)),
+        _feasible_expression,
+        DRAFT_BEFORE,
+        0.0,
+        16,
+    ),
+}
+
+
+class _Batches:
+    """Question-answer rows, from some point on half of them with a draft, as padded ids and labels."""
+
+    def __init__(self, task: Task, policy: Policy, seed: int) -> None:
+        self.task, self.policy, self.rng = task, policy, random.Random(seed)
+        self.sampler = HFSampler(policy, SamplingSettings(task.max_new_tokens), seed=seed)
+        self.pool: list[tuple[str, str]] = []
+
+    def refresh(self, questions: int = 1024, drafts: int = 4) -> None:
+        drawn = [self.task.draw(self.rng) for _ in range(questions)]
+        prompts = [self.policy.prompt_format.problem_messages(q) for q in drawn]
+        texts = self.sampler.sample(prompts, drafts).texts
+        self.pool = [(drawn[i // drafts], text) for i, text in enumerate(texts)]
+
+    def _row(self, with_draft: bool) -> tuple[list[dict[str, str]], str]:
+        form = self.policy.prompt_format
+        if not with_draft:
+            question = self.task.draw(self.rng)
+            return form.problem_messages(question), self.task.answer(question, self.rng)
+        question, draft = self.rng.choice(self.pool)
+        if self.rng.random() >= self.task.own_draft:
+            draft = self.rng.choice(self.pool)[1]
+        return form.refinement_messages(question, draft), self.task.answer(question, self.rng)
+
+    def _verdict_row(self) -> tuple[list[dict[str, str]], str]:
+        """An expression of the question's numbers, and whether it hits the target."""
+        question = self.task.draw(self.rng)
+        numbers, target = puzzles.parse_countdown(question)
+        values = puzzles.countdown_values(numbers)
+        others = [value for value in values if 0 <= value <= 99 and value != target]
+        right = self.rng.random() < 0.5 or not others
+        expression = self.rng.choice(values[target if right else self.rng.choice(others)])
+        messages = TINY_VERDICTS.prompt.refinement_messages(question, expression)
+        return messages, TINY_VERDICTS.right if right else TINY_VERDICTS.wrong
+
+    def next(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids [BATCH, L] and labels of the same shape, -100 where nothing is to be learned."""
+        asked = BATCH // 4 if self.task.verdicts else 0
+        rows = [self._row(bool(self.pool) and i < BATCH // 2) for i in range(BATCH - asked)]
+        rows += [self._verdict_row() for _ in range(asked)]
+        tokenizer: Any = self.policy.tokenizer
+        prompts = encode_prompts(tokenizer, [messages for messages, _ in rows])
+        answers = tokenizer(
+            [answer + tokenizer.eos_token for _, answer in rows], add_special_tokens=False
+        ).input_ids
+        length = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
+        ids = torch.full((BATCH, length), tokenizer.pad_token_id)
+        labels = torch.full((BATCH, length), -100)
+        for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+            end = len(prompt) + len(answer)
+            ids[i, :end] = torch.tensor(prompt + answer)
+            labels[i, len(prompt) : end] = torch.tensor(answer)
+        return ids, labels
+
+
+def pretrain(task: Task, *, seed: int = 0, steps: int | None = None) -> Iterator[tuple[Policy, float]]:
+    """Yield the policy, one object that learns, and the loss (nats per answer token) after every step."""
+    steps = task.steps if steps is None else steps
+    tokenizer = tiny_tokenizer()
+    policy = Policy("tiny", tiny_model(tokenizer, seed), tokenizer, task.prompt_format)
+    optimizer = make_optimizer(policy.model, weight_decay=0.01, betas=(0.9, 0.98))
+    batches = _Batches(task, policy, seed)
+    refresh_at = {round(share * steps) for share in REFRESH_AT}
+    policy.model.train()
+    for step in range(steps):
+        if step in refresh_at:
+            batches.refresh()
+        set_learning_rate(optimizer, LEARNING_RATE * warm_up(step + 1, WARMUP) * (1 - 0.9 * step / steps))
+        ids, labels = batches.next()
+        hidden = policy.model.model(input_ids=ids[:, :-1]).last_hidden_state
+        learned = labels[:, 1:] != -100
+        loss = cross_entropy(policy.model.lm_head(hidden[learned]), labels[:, 1:][learned])
+        yield policy, supervised_step(policy.model, optimizer, loss)
+    policy.model.eval()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Pretrain one task and save the policy with a record of how it was made."""
+    parser = argparse.ArgumentParser(prog="python -m igrpo_kit.training.sft", description=__doc__)
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    task, start = TASKS[options.task], perf_counter()
+    with tqdm(pretrain(task, seed=options.seed), total=task.steps, unit="step") as bar:
+        for policy, loss in bar:  # noqa: B007  (the last policy is the one)
+            bar.set_postfix(loss=f"{loss:.3f}")
+    policy.save(options.folder)
+    record = {
+        "command": f"python -m igrpo_kit.training.sft {options.task} FOLDER --seed {options.seed}",
+        "parameters": sum(p.numel() for p in policy.model.parameters()),
+        "steps": task.steps,
+        "last_loss": round(loss, 4),
+        "seconds": round(perf_counter() - start, 1),
+        "torch": torch.__version__,
+    }
+    (options.folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def worked_sum(question: str) -> str:
+    """The solution taught for a question `... 2 - 5 - 3 =`: `2 - 5 = -3, -3 - 3 = <answer>-6</answer>`.
+
+    Raises ValueError where the question is no such sum.
+    """
+    found = re.search(r"(\d+) ([+-]) (\d+) ([+-]) (\d+) =$", question)
+    if found is None:
+        raise ValueError(f"question: not a sum of three numbers: {question!r}")
+    a, first, b, second, c = found.groups()
+    half = int(a) + int(first + b)
+    return f"{a} {first} {b} = {half}, {half} {second} {c} = <answer>{half + int(second + c)}</answer>"
+
+
+WARM_START_BATCH, WARM_START_LEARNING_RATE, WARM_START_WARMUP = 16, 3e-4, 5
+PLAIN_FORMAT = PromptFormat(system=None, refinement=PAPER_FORMAT.refinement)
+"""The question alone, and the draft where the paper has it; a model this small gets no long instructions."""
+
+
+def warm_start(
+    policy: Policy,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    batch: int = WARM_START_BATCH,
+    learning_rate: float = WARM_START_LEARNING_RATE,
+) -> Iterator[float]:
+    """Train on (question, answer) pairs, each once and in order; yields the loss, nats per answer token."""
+    model, tokenizer = policy.model, policy.tokenizer
+    optimizer = make_optimizer(model)
+    for step, start in enumerate(range(0, len(pairs), batch), start=1):
+        rows = pairs[start : start + batch]
+        prompts = encode_prompts(tokenizer, [policy.prompt_format.problem_messages(q) for q, _ in rows])
+        ids, mask = _answer_ids(tokenizer, [answer for _, answer in rows], model.device)
+        set_learning_rate(optimizer, learning_rate * warm_up(step, WARM_START_WARMUP))
+        loss = -completion_log_probs(model, prompts, ids, mask).sum() / mask.sum()
+        yield supervised_step(model, optimizer, loss)
+
+
+def _answer_ids(
+    tokenizer: Any, answers: Sequence[str], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids [B, T] of the answers, each with its end-of-sequence token, and the mask that is True on them."""
+    rows = tokenizer([a + tokenizer.eos_token for a in answers], add_special_tokens=False).input_ids
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+    mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows], device=device)
+    return ids, mask
+
+
+WARM_START_STEPS = 20
+"""after which a quarter of 96 samples on training problems was right, looked at every 10 steps (then 33)"""
+
+
+def prepare_smollm2_sums() -> Path:
+    """The directory of SmolLM2-135M after a warm start on `sum_problems`, made on the first call.
+
+    Raises RuntimeError as `fetch_smollm2`.
+    """
+    target = models_path() / "smollm2-sums"
+    if target.is_dir():
+        return target
+    policy = replace(load_policy(fetch_smollm2()), prompt_format=PLAIN_FORMAT)
+    problems = sum_problems(WARM_START_STEPS * WARM_START_BATCH, seed=3)
+    pairs = [(p.question, worked_sum(p.question)) for p in problems]
+    losses = list(tqdm(warm_start(policy, pairs), total=WARM_START_STEPS, unit="step", desc="warm start"))
+    with place_when_complete(target) as work:
+        policy.save(work)
+        record = {"steps": WARM_START_STEPS, "batch": WARM_START_BATCH, "losses": losses}
+        record["learning_rate"] = WARM_START_LEARNING_RATE
+        (work / "record.json").write_text(json.dumps(record, indent=1) + "\n")
+    return target
+
+
+if __name__ == "__main__":
+    main()
