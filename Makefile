@@ -19,11 +19,11 @@ test: $(VENV)/.all lint  ## everything the project promises
 	@echo "Left out: FSDP2, ZeRO-3 and LoRA on two CPU processes; make test-scale runs them."
 
 test-vllm: $(VLLM)/.ready  ## the vLLM engine for real, on CPU (x86-64 Linux), with SmolLM2-135M
-	IGRPO_TEST_MODEL=data/models/smollm2 $(VLLM)/bin/python -m pytest -m vllm -v tests/test_judge.py tests/test_vllm.py tests/test_batch.py
-	$(VLLM)/bin/python -m pytest -m vllm -v tests/test_trainer.py  # TRL starts an engine too: one to a process
+	IGRPO_TEST_MODEL=data/models/smollm2 $(VLLM)/bin/python -m pytest -m vllm -v tests/tasks/test_judge.py tests/policies/test_vllm.py tests/scale/test_export.py
+	$(VLLM)/bin/python -m pytest -m vllm -v tests/scale/test_trainer.py  # TRL starts an engine too: one to a process
 
 test-scale: $(SCALE)/.ready  ## TRL's trainer under FSDP2, ZeRO-3 and LoRA, two CPU processes (needs g++)
-	OMP_NUM_THREADS=1 $(SCALE)/bin/python -m pytest -m scale -v tests/test_trainer.py
+	OMP_NUM_THREADS=1 $(SCALE)/bin/python -m pytest -m scale -v tests/scale/test_trainer.py
 
 lessons: $(VENV)/.all  ## run all lessons in order on the CPU, minutes each; FAST=1: their quick form
 	$(PY) -m tests.lessons $(if $(FAST),--fast)

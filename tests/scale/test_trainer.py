@@ -27,9 +27,9 @@ from igrpo_kit.training.checkpoint import CheckpointError, load_checkpoint, save
 from igrpo_kit.training.rollout import Rollout, Stage
 from igrpo_kit.training.update import train_step
 from tests import tiny_models
-from tests.trainer_worker import QUESTIONS, Recorded, Scripted, config, dataset, digit_share, main, trainer
+from tests.scale.trainer_worker import QUESTIONS, Recorded, Scripted, config, dataset, digit_share, main, trainer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def text(ids):
@@ -575,7 +575,7 @@ def launch(out, *arguments, python=sys.executable, **environment):
     """Two processes of tests/trainer_worker.py, as torchrun starts them; what each of them reports."""
     command = [python, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
-        [*command, "-m", "tests.trainer_worker", str(out), *arguments],
+        [*command, "-m", "tests.scale.trainer_worker", str(out), *arguments],
         cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=1500,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]

@@ -24,7 +24,7 @@ from igrpo_kit.analysis.dynamics import (
 from igrpo_kit.core.rows import read_rows
 from igrpo_kit.experiments.experiment import EXPERIMENTS, record_folders
 
-RECORDS = Path(__file__).parent.parent / "data" / "runs"
+RECORDS = Path(__file__).parents[2] / "data" / "runs"
 
 
 def evaluation(step, reward, **more):

@@ -25,7 +25,7 @@ from igrpo_kit.training.records import pack_run
 from igrpo_kit.training.rollout import igrpo_rollout
 from igrpo_kit.training.update import train_step
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMALL = {
     "steps": 2,
     "train_problems": 40,

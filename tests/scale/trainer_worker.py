@@ -1,6 +1,6 @@
 """A small IGRPOTrainer on tests/tiny_models.py, made alike by the tests and by every process of `torchrun`.
 
-Run as a module it trains and writes what happened: `torchrun -m tests.trainer_worker OUT [sample]`.
+Run as a module it trains and writes what happened: `torchrun -m tests.scale.trainer_worker OUT [sample]`.
 """
 
 import json

@@ -29,7 +29,7 @@ from igrpo_kit.training.memory import peak_memory_mb, reset_peak_memory
 from igrpo_kit.training.rollout import igrpo_rollout
 from igrpo_kit.training.update import NonFiniteError, train_step
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PROBLEMS = countdown_problems(64, seed=0)
 SMALL = TrainConfig(steps=4, prompts=4, num_drafts=2, num_refinements=4, warmup_steps=2)
 

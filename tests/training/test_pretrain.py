@@ -14,7 +14,7 @@ from igrpo_kit.tasks.verification import verify
 from igrpo_kit.training import sft as room
 from igrpo_kit.training.sft import TASKS, pretrain
 
-PROBLEMS = Path(__file__).parent.parent / "data" / "problems"
+PROBLEMS = Path(__file__).parents[2] / "data" / "problems"
 
 
 def held_out_reward(policy: Policy, problems: str, max_new_tokens: int, temperature: float = 1.0) -> float:

@@ -34,7 +34,7 @@ from igrpo_kit.viz.explorers import (
 )
 from igrpo_kit.viz.text import colored_tokens, difference_html, text_box, token_pieces, visible
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 COUNTDOWN = ROOT / "data" / "runs" / "countdown-cpu"
 
 

@@ -20,7 +20,7 @@ from igrpo_kit.core.rows import read_rows
 from igrpo_kit.scale import export as batch
 from tests.test_notebooks import ENVIRONMENT, run_notebook
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LESSON = ROOT / "notebooks" / "08_full_run_a100.ipynb"
 
 PARAMETERS = '''\

@@ -26,7 +26,7 @@ from igrpo_kit.classroom.student import (
     write_student_copies,
 )
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 STARS = {1: "★", 2: "★★", 3: "★★★"}
 

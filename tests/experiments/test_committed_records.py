@@ -20,7 +20,7 @@ from igrpo_kit.tasks.rewards import AccuracyReward
 from igrpo_kit.training.config import TrainConfig
 from igrpo_kit.training.records import RunLog
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "data" / "runs"
 COMMITTED = ["countdown-cpu", "addition-cpu", "graded-cpu"]
 README_COLUMNS = ["greedy", "at equal gradient tokens", "at equal seconds", "own draft, refined"]

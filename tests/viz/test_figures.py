@@ -17,7 +17,7 @@ from igrpo_kit.core.toy import ToyResult
 from igrpo_kit.experiments import gallery
 from igrpo_kit.viz import files, panels, plots, results, runs, style
 
-FIGURES = Path(__file__).parents[1] / "figures"
+FIGURES = Path(__file__).parents[2] / "figures"
 A_TOY = ToyResult(
     draft_reward=0.5,
     best_draft_reward=0.9,

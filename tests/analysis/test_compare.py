@@ -20,7 +20,7 @@ from igrpo_kit.analysis.compare import (
 )
 from igrpo_kit.core.rows import SkippedLinesWarning, read_rows, write_rows
 
-SEED_0 = Path(__file__).parent.parent / "data" / "runs" / "countdown-cpu" / "grpo-4" / "seed-0"
+SEED_0 = Path(__file__).parents[2] / "data" / "runs" / "countdown-cpu" / "grpo-4" / "seed-0"
 
 
 def evaluation(step, right, *, protocol="q", temperature=1.0, final=False, draft_right=None, samples=4):

@@ -23,7 +23,7 @@ from igrpo_kit.tasks.sets.gym import GYM_DATASETS, reasoning_gym_problems
 from igrpo_kit.tasks.sets.hub import PRESETS, load_preset, preset_problems
 from igrpo_kit.tasks.verification import check_golds, has_exact_verifier, verify
 
-DATA = Path(__file__).parent.parent / "data" / "problems"
+DATA = Path(__file__).parents[2] / "data" / "problems"
 DRAWS = [countdown_problems, partial(countdown_max_problems, num_numbers=3), addition_problems]
 
 

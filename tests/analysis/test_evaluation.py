@@ -21,7 +21,7 @@ from igrpo_kit.tasks.problem import Problem
 from igrpo_kit.tasks.rewards import AccuracyReward, Scores
 from igrpo_kit.tasks.verification import answer_of
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FORMAT = PromptFormat(system=None, refinement="{question} [{draft}]")
 SUMS = [Problem(str(i), f"{i}+{i}=", str(2 * i), "addition") for i in range(5)]
 

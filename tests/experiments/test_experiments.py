@@ -22,7 +22,7 @@ from igrpo_kit.policies.samplers.scripted import ScriptedSampler
 from igrpo_kit.tasks.problem import Problem
 from igrpo_kit.training.records import pack_run
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FORMAT = PromptFormat(system=None, refinement="{question} [{draft}]")
 PROBLEMS = [Problem("a", "1+1?", "2", "hand"), Problem("b", "2+3?", "5", "hand")]
 
