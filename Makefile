@@ -3,27 +3,36 @@ PYTHON ?= python3
 VENV := .venv
 VLLM := .venv-vllm
 SCALE := .venv-scale
+LOWEST := .venv-lowest
 PY := $(VENV)/bin/python
 INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PIP := $(PY) $(INSTALL)
 
-.PHONY: help demo test test-vllm test-scale lessons screenshots lab lint format figures bench clean
+.PHONY: help demo test test-all test-vllm test-scale test-lowest lessons screenshots lab lint format figures bench clean
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 demo: $(VENV)/.demo  ## the main job: a table, and a figure to open offline
 	$(PY) -m igrpo_kit compare --preset demo
 
-test: $(VENV)/.all lint  ## everything the project promises
+test: $(VENV)/.all lint  ## what a CPU can test in minutes, and make lint
 	$(PY) -m pytest -rs
+	@echo "Left out: the wheel, installed and used without a checkout; make test-all runs it."
 	@echo "Left out: FSDP2, ZeRO-3 and LoRA on two CPU processes; make test-scale runs them."
 
+test-all: $(VENV)/.all  ## what make test leaves out of it: the wheel, installed and used without a checkout
+	$(PY) -m pytest -rs -m wheel
+
 test-vllm: $(VLLM)/.ready  ## the vLLM engine for real, on CPU (x86-64 Linux), with SmolLM2-135M
-	IGRPO_TEST_MODEL=data/models/smollm2 $(VLLM)/bin/python -m pytest -m vllm -v tests/tasks/test_judge.py tests/policies/test_vllm.py tests/scale/test_export.py
+	IGRPO_TEST_MODEL=$$($(VLLM)/bin/python -m igrpo_kit fetch smollm2 | tail -1) \
+	$(VLLM)/bin/python -m pytest -m vllm -v tests/tasks/test_judge.py tests/policies/test_vllm.py tests/scale/test_export.py
 	$(VLLM)/bin/python -m pytest -m vllm -v tests/scale/test_trainer.py  # TRL starts an engine too: one to a process
 
 test-scale: $(SCALE)/.ready  ## TRL's trainer under FSDP2, ZeRO-3 and LoRA, two CPU processes (needs g++)
 	OMP_NUM_THREADS=1 $(SCALE)/bin/python -m pytest -m scale -v tests/scale/test_trainer.py
+
+test-lowest: $(LOWEST)/.ready  ## the lower bounds of pyproject.toml, in an environment of their own
+	$(LOWEST)/bin/python -m pytest -q tests/core tests/tasks tests/training tests/analysis
 
 lessons: $(VENV)/.all  ## run all lessons in order on the CPU, minutes each; FAST=1: their quick form
 	$(PY) -m tests.lessons $(if $(FAST),--fast)
@@ -34,10 +43,13 @@ screenshots: $(VENV)/.all  ## photograph the explorers in a browser: figures/exp
 lab: $(VENV)/.all  ## open the lessons in JupyterLab
 	$(PY) -m jupyterlab notebooks
 
-lint: $(VENV)/.all  ## style and types
+lint: $(VENV)/.all  ## style, types, the layers of the package, and the workflow file
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m nbstripout --verify --keep-id notebooks/*.ipynb
 	$(PY) -m mypy
+	$(VENV)/bin/lint-imports --no-logo
+	$(PY) -m check_jsonschema --builtin-schema vendor.github-workflows .github/workflows/ci.yml
 
 format: $(VENV)/.all  ## put style and notebooks in order
 	$(PY) -m ruff check --fix .
@@ -86,5 +98,14 @@ $(SCALE)/.ready: pyproject.toml constraints.txt
 	$(SCALE)/bin/python $(INSTALL) -e '.[train,test]' deepspeed peft
 	@touch $@
 
+# pip takes the lowest version that pyproject.toml allows of all it names; what those ask for floats.
+$(LOWEST)/.ready: pyproject.toml constraints.txt tests/lowest.py
+	@echo "Installing into $(LOWEST) (once; some minutes) ..."
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python tests/lowest.py > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/lowest.txt torch
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/lowest.txt -e '.[all]'
+	@touch $@
+
 clean:  ## remove the environments and caches
-	rm -rf $(VENV) $(VLLM) $(SCALE) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) $(SCALE) $(LOWEST) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

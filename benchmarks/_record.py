@@ -2,9 +2,11 @@
 
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import process_time
+
+from scipy.stats import binom
 
 from igrpo_kit.core.rows import write_atomically
 from igrpo_kit.training.records import environment
@@ -27,12 +29,28 @@ def interleaved_seconds(jobs: dict[str, Callable[[], object]], repetitions: int)
     return seconds
 
 
+def median_interval(samples: Sequence[float]) -> tuple[float, float, float]:
+    """Low, high, and coverage of the 95% interval of the median: the k-th smallest and k-th largest sample.
+
+    How many of n samples lie below the true median is binomial, B(n, 1/2), whatever their distribution. k is
+    the largest rank at which the interval holds the median with a probability, its coverage, of at least 95%.
+    Fewer than 6 samples allow no such interval: low and high are then their minimum and maximum, and the
+    coverage says how little that is (75% for 3).
+    """
+    count, ordered = len(samples), sorted(samples)
+    rank = max(1, int(binom.ppf(0.025, count, 0.5)))
+    return ordered[rank - 1], ordered[count - rank], float(1 - 2 * binom.cdf(rank - 1, count, 0.5))
+
+
 def record(name: str, samples: list[float], *, device: str = "cpu, one thread", **details: object) -> None:
-    """Write and print the median of `samples`, with what it was measured on."""
+    """Write and print the median of `samples` with its interval, and what it was measured on."""
     where = environment(device)
+    low, high, coverage = median_interval(samples)
     row = {
         "name": name,
         "value": round(statistics.median(samples), 3),
+        "interval": [round(low, 3), round(high, 3)],
+        "coverage": round(coverage, 3),
         "samples": [round(sample, 3) for sample in samples],
         **details,
         "device": f"{where['processor']}, {where['device']}",
@@ -40,4 +58,4 @@ def record(name: str, samples: list[float], *, device: str = "cpu, one thread", 
     }
     BENCHMARKS.mkdir(parents=True, exist_ok=True)
     write_atomically(BENCHMARKS / f"{name}.json", (json.dumps(row, indent=1) + "\n").encode())
-    print(f"{name}: {row['value']} (of {len(samples)}: {min(samples):.3f} to {max(samples):.3f})")
+    print(f"{name}: {row['value']}, {coverage:.0%} interval {low:.3f} to {high:.3f}, {len(samples)} samples")

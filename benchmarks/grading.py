@@ -143,7 +143,7 @@ def measure_ordinary() -> None:
 def measure_with_hostile() -> None:
     """A cold grader for each sample, which is mostly the time limits of what does not end."""
     samples = []
-    for seed in range(20, 23):
+    for seed in range(20, 26):
         golds, completions, expected = ordinary(COUNT, seed)
         golds += ["17"] * len(HOSTILE)
         completions += [f"\\boxed{{{text}}}" for text in HOSTILE]

@@ -1,9 +1,9 @@
 """How a step's time grows with the batch: `python -m benchmarks.growth`.
 
-Prompts P, completion length Lo (the end of sequence is made a token that is never drawn, so every completion
-runs to the limit) and rollouts N + G are each doubled three times from a common start. The exponent b of
-time ~ size^b is a least-squares fit in log-log, one for each round of measurements; the value is that of the
-length, the steepest. 1 is proportional; below 1, fixed costs are still being shared out.
+Prompts P, completion length Lo (the end of sequence is made a token that is never sampled, so every
+completion runs to the limit) and rollouts N + G are each doubled three times from a common start. The
+exponent b of time ~ size^b is a least-squares fit in log-log, one for each round of measurements; the value
+is that of the length, the steepest. 1 is proportional; below 1, fixed costs are still being shared out.
 """
 
 import numpy as np
@@ -27,16 +27,16 @@ def steps(prompts: int, length: int, rollouts: int):
     policy = load_policy("tiny", device="cpu")
     policy.model.generation_config.eos_token_id = policy.tokenizer.pad_token_id
     policy.tokenizer.eos_token = policy.tokenizer.pad_token
-    sampler = HFSampler(policy.model, policy.tokenizer, SamplingSettings(length))
+    sampler = HFSampler(policy, SamplingSettings(length))
     config = TrainConfig(
         steps=10_000,
-        prompts=prompts,
+        prompts_per_step=prompts,
         num_drafts=rollouts // 2,
         num_refinements=rollouts // 2,
         learning_rate=0.0,
     )
     problems = countdown_problems(512, seed=0)
-    return train(policy, problems, AccuracyReward(), sampler, config, progress=False)
+    return train(sampler, AccuracyReward(), problems, config, progress=False)
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ def main() -> None:
     model, tokenizer = policy.model, policy.tokenizer
     problems = countdown_problems(PROMPTS, seed=0)
     prompts = [policy.prompt_format.problem_messages(problem.question) for problem in problems]
-    sampler = HFSampler(model, tokenizer, SamplingSettings(MAX_NEW_TOKENS))
+    sampler = HFSampler(policy, SamplingSettings(MAX_NEW_TOKENS))
     tokens: dict[str, list[int]] = {"ours": [], "generate": []}
 
     def ours() -> None:

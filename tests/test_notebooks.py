@@ -3,6 +3,8 @@
 import ast
 import os
 import re
+import shutil
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,6 +18,7 @@ from traitlets.config import Config
 
 ROOT = Path(__file__).parents[1]
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+COPIES = sorted((ROOT / "notebooks" / "exercises").glob("*.ipynb"))
 MAX_CODE_LINES = 25
 
 # Parameters under which a lesson runs quickly; the others run as they are.
@@ -79,8 +82,9 @@ def _has_error(cell: nbformat.NotebookNode) -> bool:
 
 
 @every_lesson
-def test_runs_top_to_bottom(path):
-    executed = run_notebook(path, FAST.get(path.stem, {}))
+def test_runs_top_to_bottom(path, tmp_path):
+    """In a folder that holds nothing else, as a lesson that somebody copied."""
+    executed = run_notebook(Path(shutil.copy(path, tmp_path)), FAST.get(path.stem, {}))
     printed = "".join(output.get("text", "") for output in code_cells(executed)[-1].outputs)
     assert "All checks passed" in printed
 
@@ -186,6 +190,68 @@ def test_local_links_lead_somewhere(path):
     text = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
     targets = [t for t in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in t]
     assert [t for t in targets if not (path.parent / t.split("#")[0]).exists()] == []
+
+
+def test_lesson_00_lists_every_other_lesson():
+    cells = nbformat.read(LESSONS[0], as_version=4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    rows = re.findall(r"^\| (\d\d) \| \[`(\w+)`\]\(\2\.ipynb\) \|", text, re.MULTILINE)
+    assert rows == [(path.stem[:2], path.stem) for path in LESSONS[1:]]
+
+
+def is_package(name: str) -> bool:
+    return (ROOT / name.replace(".", "/") / "__init__.py").is_file()
+
+
+def is_public(package: str, name: str) -> bool:
+    return is_package(package) and (name in import_module(package).__all__ or is_package(f"{package}.{name}"))
+
+
+def imports_beside_the_public_names(source: str) -> list[str]:
+    """What code takes from igrpo_kit that neither the top nor a package lists, by its dotted name."""
+    used, tops = [], set()
+    nodes = list(ast.walk(ast.parse(source)))
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("igrpo_kit."):
+            used += [(node.module, alias.name) for alias in node.names]
+        for alias in node.names if isinstance(node, ast.Import) else ():
+            if alias.name == "igrpo_kit":
+                tops.add(alias.asname or alias.name)
+            elif alias.name.startswith("igrpo_kit."):
+                used.append(tuple(alias.name.rsplit(".", 1)))
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in tops:
+            used.append(("igrpo_kit", node.attr))
+    return [f"{package}.{name}" for package, name in used if not is_public(package, name)]
+
+
+@pytest.mark.parametrize(
+    "path", [*LESSONS, *COPIES], ids=lambda path: str(path.relative_to(ROOT / "notebooks").with_suffix(""))
+)
+def test_imports_public_names_only(path):
+    """From the top or from a package: a module may move, and its other names may go."""
+    cells = code_cells(nbformat.read(path, as_version=4))
+    assert imports_beside_the_public_names("\n".join(cell.source for cell in cells)) == []
+
+
+def test_an_import_from_a_module_is_found():
+    source = """
+import igrpo_kit as ik, igrpo_kit.core, igrpo_kit.core.losses, numpy
+from igrpo_kit import GRPO, data_path, viz, neutralize
+from igrpo_kit.core import GRPO, losses
+from igrpo_kit.core.losses import GRPO
+from igrpo_kit.tasks.grading import Grader
+from igrpo_kit.no_such_package import GRPO
+ik.GRPO, ik.core, ik.losses, numpy.losses
+"""
+    assert imports_beside_the_public_names(source) == [
+        "igrpo_kit.core.losses",
+        "igrpo_kit.neutralize",
+        "igrpo_kit.core.losses",
+        "igrpo_kit.core.losses.GRPO",
+        "igrpo_kit.no_such_package.GRPO",
+        "igrpo_kit.losses",
+    ]
 
 
 @every_lesson

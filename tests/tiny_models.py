@@ -13,6 +13,9 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from igrpo_kit.core.prompts import PAPER_FORMAT
+from igrpo_kit.policies.policy import Policy
+
 PAD, BOS, EOS, ANSWER = range(4)
 CHARACTERS = "0123456789+-*=,:abcdefghijkl"
 VOCABULARY = 4 + len(CHARACTERS)
@@ -30,6 +33,11 @@ def tokenizer(**special: str) -> PreTrainedTokenizerFast:
     )
     fast.chat_template = "<bos>{% for m in messages %}{{ m['content'] }}{% endfor %}<a>"
     return fast
+
+
+def small_policy(model: PreTrainedModel, **special: str) -> Policy:
+    """The model with this tokenizer, for the tests that write the messages themselves."""
+    return Policy("small", model, tokenizer(**special), PAPER_FORMAT)
 
 
 def _build(kind: type, config: object) -> PreTrainedModel:

@@ -35,6 +35,5 @@ from .stats import majority_curve as majority_curve
 from .stats import paired_difference as paired_difference
 from .stats import pass_at_1_over_runs as pass_at_1_over_runs
 from .stats import pass_at_k_curve as pass_at_k_curve
-from .stats import pass_at_k_interval as pass_at_k_interval
 from .stats import student_interval as student_interval
 from .stats import wilson_interval as wilson_interval

@@ -273,35 +273,34 @@ def summarize(
         min(float(np.mean([r.metrics[-1][clock] for r in runs.values()])) for runs in by_method.values())
         for clock in ("tokens_trained", "seconds/cpu_total")
     )
-    budgets = Budgets(base, tokens, seconds)
-    values = {
-        method: {
-            key: numbers
-            for key, column in COLUMNS.items()
-            if not np.isnan(
-                list((numbers := {s: column.number(r, budgets) for s, r in runs.items()}).values())
-            ).any()
-        }
-        for method, runs in by_method.items()
-    }
+    values = {m: _values(runs, Budgets(base, tokens, seconds)) for m, runs in by_method.items()}
     return [
         Summary(
             method=method,
             seeds=len(by_method[method]),
             numbers={key: student_interval(list(v.values())) for key, v in own.items()},
-            differences={}
-            if method == baseline
-            else {
-                key: student_interval(
-                    [v[s] - values[to[method]][key][s] for s in v if s in values[to[method]][key]]
-                )
-                for key, v in own.items()
-                if key in values[to[method]]
-            },
+            differences={} if method == baseline else _differences(own, values[to[method]]),
             against=(against or {}).get(method),
         )
         for method, own in values.items()
     ]
+
+
+def _values(runs: Mapping[int, Record], budgets: Budgets) -> dict[str, dict[int, float]]:
+    """Column -> seed -> number, without the columns that a run does not have."""
+    found = {key: {seed: c.number(run, budgets) for seed, run in runs.items()} for key, c in COLUMNS.items()}
+    return {key: numbers for key, numbers in found.items() if not np.isnan(list(numbers.values())).any()}
+
+
+def _differences(
+    own: Mapping[str, dict[int, float]], other: Mapping[str, dict[int, float]]
+) -> dict[str, Interval]:
+    """Paired by seed, for the columns that both methods have."""
+    return {
+        key: student_interval([x - other[key][seed] for seed, x in numbers.items() if seed in other[key]])
+        for key, numbers in own.items()
+        if key in other
+    }
 
 
 def signed(d: Interval) -> str:
@@ -331,7 +330,7 @@ def markdown_table(lines: Sequence[Sequence[str]]) -> str:
 
 
 def table(summaries: Sequence[Summary], base: Row, columns: Sequence[str]) -> str:
-    """A Markdown table: mean [95 % interval over seeds], and each method's difference to the baseline."""
+    """A Markdown table: mean [95% interval over seeds], and each method's difference to the baseline."""
     start = {key: column.of_evaluation for key in columns if (column := COLUMNS[key]).of_evaluation}
     known = {key: number(base) for key, number in start.items()}
     lines = [["method", "seeds", *(COLUMNS[key].label for key in columns)]]
@@ -375,7 +374,7 @@ def load_records(
 def one_run_table(records: Sequence[Record], base: Row) -> str:
     """Runs that were made once, a Markdown line each: accuracy, its change in training, greedy, own draft.
 
-    The 95 % intervals are bootstrapped over the held-out problems (the change paired by problem). They
+    The 95% intervals are bootstrapped over the held-out problems (the change paired by problem). They
     exclude the variance between runs, and so do not say which method is better.
     """
 

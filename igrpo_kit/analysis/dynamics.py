@@ -65,17 +65,6 @@ def _trailing_mean(values: Float[np.ndarray, " K"], window: int) -> Float[np.nda
     return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
 
 
-def with_metric(records: Sequence[Record], name: str) -> list[Record]:
-    """The records that hold a training metric: GRPO has no copy rate.
-
-    Raises LookupError where none does, which is how a misspelt name shows.
-    """
-    found = [r for r in records if any(row.get(name) is not None for row in r.metrics)]
-    if not found:
-        raise LookupError(f"no record has the metric {name!r}")
-    return found
-
-
 def training_curve(
     record: Record,
     name: str,
@@ -198,8 +187,9 @@ def transitions_in_metrics(rows: Iterable[Row]) -> Transitions:
     logged = [
         [row[f"transitions/{name}"] for name in TRANSITIONS] for row in rows if "transitions/kept" in row
     ]
-    counts = [row for row in logged if row[0] is not None]
-    return Transitions(np.array(counts, dtype=int).reshape(-1, 4), "step", len(logged) - len(counts))
+    known = [row for row in logged if row[0] is not None]
+    counts = [row for row in known if any(row)]  # a step in which no draft was shown is no unit
+    return Transitions(np.array(counts, dtype=int).reshape(-1, 4), "step", len(logged) - len(known))
 
 
 def transitions_in_samples(rows: Iterable[Row], *, full_reward: float = 1.0) -> Transitions:

@@ -20,7 +20,6 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from igrpo_kit.core.rows import (
@@ -84,7 +83,7 @@ def evaluate(
     """
     rollout = _ask(sampler, reward, problems, num_samples, protocol, num_drafts)
     shape, stage = (len(problems), num_samples), rollout.refinements
-    shown = _shown_draft_rewards(rollout)
+    shown = rollout.shown_rewards
     row = rollout_metrics(rollout, num_drafts=0)
     return Evaluation(
         protocol=protocol,
@@ -110,14 +109,6 @@ def _ask(
     asked = [problem for problem in problems for _ in range(num_samples)]  # each with a draft of its own
     drafts = 1 if protocol == "own_draft" else num_drafts
     return igrpo_rollout(sampler, reward, asked, num_drafts=drafts, num_refinements=1)
-
-
-def _shown_draft_rewards(rollout: Rollout) -> Tensor | None:
-    """Per row the reward of the draft it was shown, NaN where none could be scored; None without drafts."""
-    if rollout.drafts is None or rollout.selected is None:
-        return None
-    picked = rollout.drafts.rewards.gather(1, rollout.selected.clamp(min=0)[:, None]).squeeze(1)
-    return picked.masked_fill(rollout.selected < 0, torch.nan)
 
 
 # ---------------------------------------------------------------- stored, and resumable
@@ -310,7 +301,7 @@ def _stored_rows(
     entropies: list[float] = [float("nan")] * len(samples.texts)
     if samples.entropies is not None:
         entropies = (samples.entropies.sum(dim=1) / lengths.clamp(min=1)).tolist()
-    shown = _shown_draft_rewards(rollout)
+    shown = rollout.shown_rewards
     for i, problem in enumerate(problems):
         rows = slice(i * num_samples, (i + 1) * num_samples)
         row = {

@@ -1,6 +1,6 @@
 """The paper's tables as data, and an audit of what can be checked from the page alone.
 
-`data/paper/*.csv` holds the printed values of arXiv 2602.09000; they are read as decimals, so that 62.10
+`data/paper/*.csv` holds the printed values of https://arxiv.org/abs/2602.09000; they are read as decimals, so that 62.10
 keeps its zero and no sum is rounded twice. Each check returns `Finding`s: what is printed, what the other
 printed numbers imply, whether they agree, and which innocent reading remains where they do not. A finding is
 a question to the authors, not a verdict.
@@ -8,7 +8,7 @@ a question to the authors, not a verdict.
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
@@ -50,8 +50,8 @@ class Finding:
     """what could explain a disagreement without any mistake in the work"""
 
 
-def _cells(name: str, folder: Path) -> dict[str, dict[str, str]]:
-    path = folder / f"{name}.csv"
+def _cells(name: str, folder: str | Path) -> dict[str, dict[str, str]]:
+    path = Path(folder) / f"{name}.csv"
     with open(path, encoding="utf-8", newline="") as file:
         head, *lines = list(csv.reader(file)) or [[]]
     if head[:1] != ["row"] or len(set(head)) != len(head) or len(head) < 2:
@@ -76,7 +76,7 @@ def _decimal(cell: str, where: str) -> Decimal:
     return value
 
 
-def load_table(name: str, folder: Path = PAPER) -> Table:
+def load_table(name: str, folder: str | Path = PAPER) -> Table:
     """A table of the paper by its file's name (`TABLES`): row label -> column -> printed value.
 
     Raises FileNotFoundError, and ValueError naming file and line or row: cells that are missing or not
@@ -84,21 +84,22 @@ def load_table(name: str, folder: Path = PAPER) -> Table:
     """
     return {
         row: {
-            c: _decimal(cell, f"{folder / name}.csv, row {row!r}, column {c!r}") for c, cell in cells.items()
+            c: _decimal(cell, f"{Path(folder, name)}.csv, row {row!r}, column {c!r}")
+            for c, cell in cells.items()
         }
         for row, cells in _cells(name, folder).items()
     }
 
 
-def load_settings(folder: Path = PAPER) -> dict[str, str]:
+def load_settings(folder: str | Path = PAPER) -> dict[str, str]:
     """Table S.2: hyperparameter -> value as printed. Raises as `load_table` does."""
     return {row: cells["Value"] for row, cells in _cells("table_s2", folder).items()}
 
 
-def load_text(folder: Path = PAPER) -> dict[str, Decimal]:
+def load_text(folder: str | Path = PAPER) -> dict[str, Decimal]:
     """Numbers of the running text by what they count (`text.csv`). Raises as `load_table` does."""
     return {
-        row: _decimal(cells["Value"], f"{folder / 'text.csv'}, row {row!r}")
+        row: _decimal(cells["Value"], f"{Path(folder, 'text')}.csv, row {row!r}")
         for row, cells in _cells("text", folder).items()
     }
 
@@ -113,39 +114,33 @@ def half_unit(printed: Decimal) -> Decimal:
 # ------------------------------------------------------------------------------- sums and copies
 
 
-def row_means(table: Table, where: str, average: str = "Avg") -> list[Finding]:
+def row_means(table: Table, where: str, average: str = "Avg") -> Iterator[Finding]:
     """Each printed average against the mean of its row's other cells, all of them rounded.
 
     They agree where the gap is within half a unit for the average and half a unit for the cells' mean.
     """
-    findings = []
     for row, cells in table.items():
         values = [value for column, value in cells.items() if column != average]
         mean, printed = sum(values, Decimal(0)) / len(values), cells[average]
         slack = half_unit(printed) + sum(map(half_unit, values), Decimal(0)) / len(values)
-        findings.append(
-            Finding(
-                "row mean",
-                f"{where}, {row}",
-                str(printed),
-                f"the columns average to {mean:.3f}",
-                abs(printed - mean) <= slack,
-                "a value left from an earlier version of the table, in the average or in a column",
-            )
+        yield Finding(
+            "row mean",
+            f"{where}, {row}",
+            str(printed),
+            f"the columns average to {mean:.3f}",
+            abs(printed - mean) <= slack,
+            "a value left from an earlier version of the table, in the average or in a column",
         )
-    return findings
 
 
-def differences(table: Table, where: str) -> list[Finding]:
+def differences(table: Table, where: str) -> Iterator[Finding]:
     """Each printed Δ against the two columns before it."""
-    findings = []
     for row, cells in table.items():
         before, after, printed = cells.values()
         slack = half_unit(printed) + half_unit(before) + half_unit(after)
         computed = after - before
         agrees = abs(printed - computed) <= slack
-        findings.append(Finding("difference", f"{where}, {row}", str(printed), f"{computed:+}", agrees))
-    return findings
+        yield Finding("difference", f"{where}, {row}", str(printed), f"{computed:+}", agrees)
 
 
 def model_and_method(row: str) -> tuple[str, str]:
@@ -154,26 +149,22 @@ def model_and_method(row: str) -> tuple[str, str]:
     return model, method or "base"
 
 
-def repeated_cells(table: Table, where: str, at_least: int = 2) -> list[Finding]:
+def repeated_cells(table: Table, where: str, at_least: int = 2) -> Iterator[Finding]:
     """Pairs of rows that share `at_least` values, column by column; the average is left out.
 
     Coarse benchmarks repeat by chance (AMC has 41 possible single-run values), so one shared cell is nothing.
     """
-    findings = []
     for (a, cells_a), (b, cells_b) in combinations(table.items(), 2):
         columns = [c for c in cells_a if c != "Avg" and cells_a[c] == cells_b[c]]
         if len(columns) >= at_least:
-            findings.append(
-                Finding(
-                    "repeated cells",
-                    f"{where}: {a} / {b}",
-                    ", ".join(f"{c} {cells_a[c]}" for c in columns),
-                    f"{len(columns)} of {len(cells_a) - 1} columns are the same in both rows",
-                    False,
-                    "a row filled in from the wrong column of a log, or one model evaluated under both names",
-                )
+            yield Finding(
+                "repeated cells",
+                f"{where}: {a} / {b}",
+                ", ".join(f"{c} {cells_a[c]}" for c in columns),
+                f"{len(columns)} of {len(cells_a) - 1} columns are the same in both rows",
+                False,
+                "a row filled in from the wrong column of a log, or one model evaluated under both names",
             )
-    return findings
 
 
 # ------------------------------------------------------------------------------- which values can be
@@ -194,24 +185,20 @@ def reachable(printed: Decimal, trials: int) -> bool:
 
 def reachability(
     table: Table, where: str, runs: Mapping[str, int], problems: Mapping[str, int] = BENCHMARKS
-) -> list[Finding]:
+) -> Iterator[Finding]:
     """Each cell against the percentages that k of problems * runs can give, and those of a single run."""
-    findings = []
     for row, cells in table.items():
         for column, n in problems.items():
             printed, stated = cells[column], runs[column]
             single = "is" if reachable(printed, n) else "is not"
-            findings.append(
-                Finding(
-                    "reachable",
-                    f"{where}, {row}, {column}",
-                    str(printed),
-                    f"multiples of 1/({n} x {stated}); {single} a value of one run",
-                    reachable(printed, n * stated),
-                    "runs rounded before averaging, another number of runs, or a cell quoted from elsewhere",
-                )
+            yield Finding(
+                "reachable",
+                f"{where}, {row}, {column}",
+                str(printed),
+                f"multiples of 1/({n} x {stated}); {single} a value of one run",
+                reachable(printed, n * stated),
+                "runs rounded before averaging, another number of runs, or a cell quoted from elsewhere",
             )
-    return findings
 
 
 @dataclass(frozen=True)
@@ -324,25 +311,21 @@ def stated_runs(text: Mapping[str, Decimal]) -> dict[str, int]:
     return {name: aime if name.startswith("AIME") else other for name in BENCHMARKS}
 
 
-def pass_at_n(text: Mapping[str, Decimal]) -> list[Finding]:
+def pass_at_n(text: Mapping[str, Decimal]) -> Iterator[Finding]:
     """The pass@N values of Appendix B.1 as k of 30 problems, with Wilson's interval for k of 30."""
-    findings = []
     for quantity, value in text.items():
         if "pass@" not in quantity or quantity.endswith("pass@1"):
             continue
         k = round(value * 30 / 100)
         interval = wilson_interval(k, 30)
-        findings.append(
-            Finding(
-                "pass@N",
-                f"Appendix B.1, {quantity}",
-                str(value),
-                f"{k} of 30, 95 % interval {100 * interval.low:.0f} to {100 * interval.high:.0f}",
-                not reachable(value, 30),
-                "drawn once for a figure that shows a trend; the unbiased estimator is seldom a k of 30",
-            )
+        yield Finding(
+            "pass@N",
+            f"Appendix B.1, {quantity}",
+            str(value),
+            f"{k} of 30, 95% interval {100 * interval.low:.0f} to {100 * interval.high:.0f}",
+            not reachable(value, 30),
+            "drawn once for a figure that shows a trend; the unbiased estimator is seldom a k of 30",
         )
-    return findings
 
 
 # ------------------------------------------------------------------------------- batches and hours
@@ -388,40 +371,35 @@ def batches(settings: Mapping[str, str], text: Mapping[str, Decimal]) -> list[Fi
     ]
 
 
-def hours(table: Table, settings: Mapping[str, str], text: Mapping[str, Decimal]) -> list[Finding]:
+def hours(table: Table, settings: Mapping[str, str], text: Mapping[str, Decimal]) -> Iterator[Finding]:
     """Table S.3: its GPU-hours, its throughput and one epoch, three ways to say how long a run took."""
     grpo, igrpo = table["GRPO"], table["iGRPO"]
     rate, time = "Throughput (Samples/sec)", "Total GPU Hours"
     longer, low_h, high_h = _with_slack(igrpo[time], grpo[time])
     slower, low_t, high_t = _with_slack(grpo[rate], igrpo[rate])
-    found = [
-        Finding(
-            "hours",
-            "Table S.3, iGRPO over GRPO",
-            f"{longer:.3f} in GPU-hours",
-            f"{slower:.3f} in seconds per sample, {low_t:.3f} to {high_t:.3f} before rounding",
-            bool(low_t <= high_h and low_h <= high_t),
-            "throughput read at one moment, hours over a run; or measured with completions cut at "
-            f"{text['maximum completion length while measuring']} instead of "
-            f"{settings['max_completion_length']} tokens",
-        )
-    ]
+    yield Finding(
+        "hours",
+        "Table S.3, iGRPO over GRPO",
+        f"{longer:.3f} in GPU-hours",
+        f"{slower:.3f} in seconds per sample, {low_t:.3f} to {high_t:.3f} before rounding",
+        bool(low_t <= high_h and low_h <= high_t),
+        "throughput read at one moment, hours over a run; or measured with completions cut at "
+        f"{text['maximum completion length while measuring']} instead of "
+        f"{settings['max_completion_length']} tokens",
+    )
     for method, cells in table.items():
         seconds = cells[time] * 3600 / text["all GPUs (7B)"]
         share = half_unit(cells[rate]) / cells[rate] + half_unit(cells[time]) / cells[time]
         samples, epoch = seconds * cells[rate], text["training problems"]
         per_step = int(settings["per_device_train_batch_size"]) * int(text["training GPUs (7B)"])
-        found.append(
-            Finding(
-                "hours",
-                f"Table S.3, {method}",
-                f"{cells[rate]} samples/s for {cells[time]} GPU-hours on {text['all GPUs (7B)']} GPUs",
-                f"{samples:.0f} samples, {samples / per_step:.1f} steps of {per_step}; the epoch has {epoch}",
-                abs(samples - epoch) <= samples * share,
-                "hours that include starting, saving or evaluating; throughput that varied over the run",
-            )
+        yield Finding(
+            "hours",
+            f"Table S.3, {method}",
+            f"{cells[rate]} samples/s for {cells[time]} GPU-hours on {text['all GPUs (7B)']} GPUs",
+            f"{samples:.0f} samples, {samples / per_step:.1f} steps of {per_step}; the epoch has {epoch}",
+            abs(samples - epoch) <= samples * share,
+            "hours that include starting, saving or evaluating; throughput that varied over the run",
         )
-    return found
 
 
 def memory(table: Table, bytes_per_token: float) -> Finding:
@@ -438,7 +416,7 @@ def memory(table: Table, bytes_per_token: float) -> Finding:
     )
 
 
-def audit(folder: Path = PAPER) -> list[Finding]:
+def audit(folder: str | Path = PAPER) -> list[Finding]:
     """Every check that needs nothing but the page, in the order of the paper.
 
     Raises as `load_table` does.

@@ -12,7 +12,6 @@ it: ["ready", [failed cells]], then for each request ["value", x], ["missing", "
 import contextlib
 import json
 import os
-import resource
 import signal
 from multiprocessing.connection import Connection
 from typing import Any
@@ -22,6 +21,11 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from igrpo_kit.classroom.answers import Mistake, NotWritten, call
 from igrpo_kit.classroom.transport import decode, encode
+
+try:
+    import resource
+except ModuleNotFoundError:
+    raise ImportError("grading notebooks works on POSIX systems only (Linux, macOS)") from None
 
 
 class _TooLong(BaseException):
@@ -53,14 +57,11 @@ def _run_cells(path: str, seconds: float) -> tuple[dict[str, Any], list[str]]:
             with _limit(seconds):
                 result = shell.run_cell(cell.source, silent=True)
             error = result.error_before_exec or result.error_in_exec
-        except _TooLong as late:
-            error = late
+        except _TooLong as too_long:
+            error = too_long
         if error is not None:
-            what = (
-                f"no end after {seconds:g} s"
-                if isinstance(error, _TooLong)
-                else f"{type(error).__name__}: {error}"
-            )
+            late = isinstance(error, _TooLong)
+            what = f"no end after {seconds:g} s" if late else f"{type(error).__name__}: {error}"
             failed.append(f"code cell {i + 1}: {what}")
     return shell.user_ns, failed
 
@@ -70,10 +71,8 @@ def _reply(names: dict[str, Any], name: str, arguments: Any, seconds: float) -> 
         return ["missing", ""]
     try:
         with _limit(seconds):
-            return [
-                "value",
-                encode(names[name] if arguments is None else call(names[name], decode(arguments))),
-            ]
+            value = names[name] if arguments is None else call(names[name], decode(arguments))
+            return ["value", encode(value)]
     except _TooLong:
         return ["mistake", f"no answer after {seconds:g} s: is there a loop that never ends?"]
     except NotWritten as error:

@@ -1,4 +1,4 @@
-"""Comparing a learner's answer with what is right, and saying in one line how they differ.
+"""Comparing a learner's answer with the right one, and saying in one line how they differ.
 
 Values are plain Python, NumPy arrays and torch tensors; the words are for learners.
 """
@@ -6,7 +6,8 @@ Values are plain Python, NumPy arrays and torch tensors; the words are for learn
 import copy
 import ctypes
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ class Mistake(Exception):  # noqa: N818  the learner's, not the program's
 
 
 class NotWritten(Mistake):
-    """There is no answer yet: nothing is wrong, nothing is right."""
+    """There is no answer yet."""
 
 
 class _Interrupted(BaseException):
@@ -62,7 +63,7 @@ def within(seconds: float, work: Callable[[], Any]) -> Any:
 
 
 def call(function: Any, arguments: Sequence[Any]) -> Any:
-    """`function(*arguments)` on copies of the arguments; whatever goes wrong in it is a Mistake.
+    """`function(*arguments)` on copies of the arguments; any exception in it becomes a Mistake.
 
     Raises NotWritten for a stub: one that raises NotImplementedError or returns None.
     """
@@ -102,11 +103,8 @@ def kind(value: Any) -> str:
 
 def shown(value: Any) -> str:
     """A value in one short line."""
-    if isinstance(value, torch.Tensor | np.ndarray):
-        text = str(_rounded(value.tolist()))
-    else:
-        text = repr(_rounded(value))
-    text = " ".join(text.split())
+    plain = value.tolist() if isinstance(value, torch.Tensor | np.ndarray) else value
+    text = " ".join(repr(_rounded(plain)).split())
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
@@ -134,19 +132,19 @@ def mismatch(got: Any, expected: Any, tolerance: float = 1e-6) -> str:
     if isinstance(expected, list | tuple) and isinstance(got, list | tuple):
         if len(got) != len(expected):
             return f"has {len(got)} entries, expected {len(expected)}"
-        for i, (mine, right) in enumerate(zip(got, expected, strict=True)):
-            if found := mismatch(mine, right, tolerance):
-                return f"at [{i}]: {found}"
-        return ""
+        return _first_mismatch(zip(count(), got, expected, strict=False), tolerance)
     if isinstance(expected, dict) and isinstance(got, dict):
         if got.keys() != expected.keys():
             return f"has the keys {sorted(map(str, got))}, expected {sorted(map(str, expected))}"
-        return next(
-            (f"at [{k!r}]: {d}" for k in expected if (d := mismatch(got[k], expected[k], tolerance))), ""
-        )
+        return _first_mismatch(((k, got[k], expected[k]) for k in expected), tolerance)
     if type(got) is not type(expected):
         return f"is {kind(got)}, expected {kind(expected)}"
     return "" if got == expected else f"is {shown(got)}, expected {shown(expected)}"
+
+
+def _first_mismatch(entries: Iterable[tuple[Any, Any, Any]], tolerance: float) -> str:
+    found = ((key, mismatch(mine, right, tolerance)) for key, mine, right in entries)
+    return next((f"at [{key!r}]: {words}" for key, words in found if words), "")
 
 
 def _is_number(value: Any) -> bool:

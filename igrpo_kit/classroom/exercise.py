@@ -1,13 +1,13 @@
 """What an exercise is, and how an answer to it is judged.
 
 An answer is called on hand-typed and on random arguments. A wrong one is compared with the wrong versions
-that an exercise lists: where it agrees with one of them on every case, the learner reads that one's hint.
+that an exercise lists: if it agrees with one of them on every case, the learner reads that one's hint.
 """
 
 import html
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from igrpo_kit.classroom.answers import Mistake, NotWritten, kind, listed, mismatch, shown
 
 Arguments = tuple[Any, ...]
+Status = Literal["passed", "not yet right", "not written yet"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +24,9 @@ class FunctionCheck:
 
     reference: Callable[..., Any]
     typed: Sequence[tuple[Arguments, Any]]
-    """arguments and what is right for them, typed by hand"""
+    """arguments and the right answer for them, typed by hand"""
     random: Callable[[np.random.Generator], Sequence[Arguments]] = lambda rng: []
-    """more arguments; the reference says what is right"""
+    """more arguments; the reference gives the right answer"""
     mistakes: Sequence[Callable[..., Any]]
     """wrong versions, as learners write them; the docstring of each is its hint"""
     tolerance: float = 1e-6
@@ -39,10 +40,8 @@ class FunctionCheck:
         if not wrong:
             return
         for version in self.mistakes:
-            if all(
-                not mismatch(mine, _outcome(version, arguments), self.tolerance)
-                for mine, (arguments, _) in zip(given, cases, strict=True)
-            ):
+            outcomes = [_outcome(version, arguments) for arguments, _ in cases]
+            if not mismatch(given, outcomes, self.tolerance):
                 raise Mistake(inspect.cleandoc(version.__doc__ or ""))
         arguments, right = cases[wrong[0]]
         raise Mistake(f"for {listed(arguments)} it {mismatch(given[wrong[0]], right, self.tolerance)}")
@@ -80,7 +79,7 @@ class ValueCheck:
         raise Mistake(self.otherwise)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Exercise:
     """One exercise of a lesson. Its answer is called `my_` + name in the notebook."""
 
@@ -88,6 +87,7 @@ class Exercise:
     lesson: str
     """two digits, "03" """
     kind: Literal["code", "prediction", "bug"]
+    _: KW_ONLY
     difficulty: Literal[1, 2, 3]
     minutes: int
     verify: FunctionCheck | ValueCheck
@@ -98,23 +98,34 @@ class Exercise:
         return self.difficulty
 
 
+_SHOWN = {
+    "passed": ("✓", "#009E73"), "not yet right": ("✗", "#D55E00"), "not written yet": ("…", "#777777")
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Result:
     """What a check says; a notebook shows it below the cell."""
 
     name: str
-    status: Literal["passed", "not yet right", "not written yet"]
+    status: Status
     hint: str
+
+    @classmethod
+    def failed(cls, name: str, mistake: Mistake) -> "Result":
+        """The result for an answer that is wrong or not written."""
+        status: Status = "not written yet" if isinstance(mistake, NotWritten) else "not yet right"
+        return cls(name, status, "" if str(mistake) == status else str(mistake))
 
     def __bool__(self) -> bool:
         return self.status == "passed"
 
     def __repr__(self) -> str:
-        mark = {"passed": "✓", "not yet right": "✗", "not written yet": "…"}[self.status]
+        mark, _ = _SHOWN[self.status]
         return f"{mark} {self.name}: {self.status}" + (f". {self.hint}" if self.hint else "")
 
     def _repr_html_(self) -> str:
-        color = {"passed": "#009E73", "not yet right": "#D55E00", "not written yet": "#777777"}[self.status]
+        _, color = _SHOWN[self.status]
         style = f"border-left: 4px solid {color}; padding: 0.3em 0.8em"
         return f'<div role="status" style="{style}">{html.escape(repr(self))}</div>'
 
@@ -125,8 +136,6 @@ def judge(exercise: Exercise, answer: Any, rng: np.random.Generator) -> Result:
         if answer is None or answer is ...:
             raise NotWritten("")
         exercise.verify(answer, rng)
-    except NotWritten as error:
-        return Result(exercise.name, "not written yet", "" if str(error) == "not written yet" else str(error))
-    except Mistake as error:
-        return Result(exercise.name, "not yet right", str(error))
+    except Mistake as mistake:
+        return Result.failed(exercise.name, mistake)
     return Result(exercise.name, "passed", "")

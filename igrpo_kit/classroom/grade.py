@@ -1,12 +1,14 @@
 """Grading a class: `igrpo grade submissions/ --out grades.csv`.
 
 **This runs the learners' code.** Each notebook has a process of its own, with limits of time and memory and
-without this process's standard streams, but it can still read and write the files of whoever runs it, start
-processes and use the network: grade strangers' notebooks in a container or as a user with nothing to lose.
-What each limit does is tabulated in `notebooks/teaching_guide.md`.
+without this process's standard streams, but it can still read and write your files, start processes and use
+the network: grade strangers' notebooks in a container, or as a user without rights or data of value.
+`notebooks/teaching_guide.md` tabulates what each limit does.
 
 The checks run here, in the teacher's process, and send arguments to the learner's functions; a notebook that
 replaces `check`, or edits the library in its own process, changes nothing about its grade.
+
+POSIX only: the limits are those of `setrlimit`, and processes are forked and ended as groups.
 """
 
 import contextlib
@@ -19,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from tqdm.auto import tqdm
 
 from igrpo_kit.classroom._grade_worker import serve
 from igrpo_kit.classroom.answers import Mistake, NotWritten
-from igrpo_kit.classroom.exercise import Exercise, FunctionCheck, judge
+from igrpo_kit.classroom.exercise import Exercise, FunctionCheck, Result, judge
 from igrpo_kit.classroom.exercises import EXERCISES
 from igrpo_kit.classroom.transport import decode, encode
 
@@ -37,8 +39,6 @@ from igrpo_kit.classroom.transport import decode, encode
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["igrpo_kit.classroom._grade_worker"])
 _MOST_BYTES = 1 << 28
-
-COLUMNS = ("student", "notebook", "exercise", "points", "of", "status", "hint")
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,9 @@ class Grade:
     of: int
     status: str
     hint: str
+
+
+COLUMNS = tuple(field.name for field in fields(Grade))
 
 
 class GradingError(Exception):
@@ -147,53 +150,52 @@ def _lesson_of(path: Path) -> str:
     return lesson
 
 
-def _judge_in(submission: _Submission, exercise: Exercise) -> tuple[str, str]:
+def _judge_in(submission: _Submission, exercise: Exercise) -> Result:
     name = f"my_{exercise.name}"
     try:
         if isinstance(exercise.verify, FunctionCheck):
             answer: Any = lambda *arguments: submission.ask(name, arguments)  # noqa: E731
         else:
             answer = submission.ask(name, None)
-    except Mistake as error:
-        return "not written yet" if isinstance(error, NotWritten) else "not yet right", str(error)
-    result = judge(exercise, answer, np.random.default_rng())
-    return result.status, result.hint
+    except Mistake as mistake:
+        return Result.failed(exercise.name, mistake)
+    return judge(exercise, answer, np.random.default_rng())
+
+
+def _grade(submission: _Submission, exercise: Exercise, student: str, notebook: str) -> Grade:
+    result, most = _judge_in(submission, exercise), exercise.points
+    hints = [result.hint]
+    if result.status == "not written yet":  # mostly because an earlier cell failed
+        hints += submission.failed_cells[:2]
+    hint = "; ".join(filter(None, hints))
+    return Grade(student, notebook, exercise.name, most if result else 0, most, result.status, hint)
 
 
 def grade_notebook(path: Path, student: str, limits: Limits | None = None) -> list[Grade]:
     """Every exercise of one submission, graded. What goes wrong in it is in the grades, never raised."""
-    limits = limits or Limits()
     try:
-        exercises = [e for e in EXERCISES.values() if e.lesson == _lesson_of(path)]
+        lesson = _lesson_of(path)
     except GradingError as error:
         return [Grade(student, path.name, "", 0, 0, "not graded", str(error))]
-    verdicts: dict[str, tuple[str, str]] = {}
-    submission = None
+    exercises = [e for e in EXERCISES.values() if e.lesson == lesson]
+    grades: list[Grade] = []
     with tempfile.TemporaryDirectory() as folder:
         try:
-            submission = _Submission(path, limits, folder)
-            for exercise in exercises:
-                verdicts[exercise.name] = _judge_in(submission, exercise)
+            with contextlib.closing(_Submission(path, limits or Limits(), folder)) as submission:
+                for exercise in exercises:
+                    grades.append(_grade(submission, exercise, student, path.name))
         except GradingError as error:
-            verdicts.update({e.name: ("not graded", str(error)) for e in exercises if e.name not in verdicts})
-        finally:
-            if submission is not None:
-                submission.close()
-    grades = []
-    for exercise in exercises:
-        status, hint = verdicts[exercise.name]
-        if status == "not written yet" and submission is not None and submission.failed_cells:
-            hint = "; ".join([hint, *submission.failed_cells[:2]])  # others mostly follow from them
-        points = exercise.points if status == "passed" else 0
-        grades.append(Grade(student, path.name, exercise.name, points, exercise.points, status, hint))
+            rest = exercises[len(grades) :]
+            grades += [Grade(student, path.name, e.name, 0, e.points, "not graded", str(error)) for e in rest]
     return grades
 
 
-def grade_folder(submissions: Path, limits: Limits | None = None) -> list[Grade]:
+def grade_folder(submissions: str | Path, limits: Limits | None = None) -> list[Grade]:
     """Every notebook below `submissions`, a folder per student or one file each, graded side by side.
 
     Raises ValueError where there is none.
     """
+    submissions = Path(submissions)
     paths = sorted(p for p in submissions.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
     if not paths:
         raise ValueError(f"{submissions}: holds no notebook")
@@ -208,7 +210,7 @@ def write_grades(path: Path, grades: Sequence[Grade]) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        writer.writerows([_cell(getattr(grade, column)) for column in COLUMNS] for grade in grades)
+        writer.writerows(map(_cell, astuple(grade)) for grade in grades)
 
 
 def points_table(grades: Sequence[Grade]) -> str:
@@ -224,8 +226,5 @@ def points_table(grades: Sequence[Grade]) -> str:
 
 def _cell(value: Any) -> Any:
     # A spreadsheet would run a text that begins like a formula, and these texts are the learners'.
-    return (
-        f"'{value}"
-        if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
-        else value
-    )
+    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if formula else value

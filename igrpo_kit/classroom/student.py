@@ -59,20 +59,19 @@ def student_notebook(
     Raises ValueError naming the cell whose markers are out of order.
     """
     cells = []
-    for cell in lesson.cells:
-        cell = nbformat.from_dict(cell)
-        answers = solutions_in(cell.source) if cell.cell_type == "code" else []
+    for cell in map(nbformat.from_dict, lesson.cells):
+        cells.append(cell)
         if cell.cell_type == "markdown":
             # The copies lie side by side as the lessons do; lesson 00 and the guide have none.
             cell.source = re.sub(r"\]\((?=\.\./|00_\w+\.ipynb|\w+\.md)", f"]({back}/", cell.source)
         if cell.cell_type == "code":
+            answers = solutions_in(cell.source)
             try:
                 cell.source = without_solutions(cell.source)
             except (SyntaxError, ValueError) as error:
                 raise ValueError(f"{name}, cell {cell.id!r}: {error}") from error
-        cells.append(cell)
-        if solutions and answers:
-            cells.append(_folded(cell.id, answers))
+            if solutions and answers:
+                cells.append(_folded(cell.id, answers))
     metadata = {**lesson.metadata, "igrpo_kit": {"lesson": name}}
     return nbformat.from_dict({**lesson, "cells": cells, "metadata": metadata})
 
@@ -98,21 +97,20 @@ def copy_lessons(out: str | Path) -> tuple[list[Path], list[Path]]:
     return written, kept
 
 
-def write_student_copies(lessons: Path, out: Path, *, solutions: bool = False) -> list[Path]:
+def write_student_copies(lessons: str | Path, out: str | Path, *, solutions: bool = False) -> list[Path]:
     """A student copy in `out` of every lesson in `lessons` that has an exercise; the files written.
 
     Raises ValueError where a lesson's markers are out of order, or where the copies would replace the
     lessons; then nothing is written.
     """
+    lessons, out = Path(lessons), Path(out)
     if out.resolve() == lessons.resolve():
         raise ValueError(f"{out}: the copies would replace the lessons")
     back = Path(os.path.relpath(lessons, out)).as_posix()
-    copies = {}
+    copies: dict[Path, nbformat.NotebookNode] = {}
     for path in sorted(lessons.glob("*.ipynb")):
         lesson = nbformat.read(path, as_version=4)
-        if any(
-            BEGIN in cell.source or END in cell.source for cell in lesson.cells if cell.cell_type == "code"
-        ):
+        if any(re.search(f"{BEGIN}|{END}", cell.source) for cell in lesson.cells if cell.cell_type == "code"):
             copies[out / path.name] = student_notebook(lesson, path.stem, back=back, solutions=solutions)
     if not copies:
         raise ValueError(f"{lessons}: no lesson with an exercise")

@@ -1,4 +1,4 @@
-"""The paper's equations as pure functions, and what every package stands on: data, row files, randomness."""
+"""The paper's equations as pure functions, and what every package uses: data paths, row files, randomness."""
 
 import lazy_loader as _lazy
 

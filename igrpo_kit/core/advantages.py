@@ -1,10 +1,11 @@
-"""Group-relative advantages: each completion against its siblings, no value function (Eqs. 4, 17, 18).
+"""Group-relative advantages: each completion compared with the others of its group (Eqs. 4, 17, 18).
 
-The reward's expectation (Eq. 13) has the score-function gradient of Eqs. 14 and 15; a baseline that does not
-depend on the sample leaves it unbiased (Eq. 16). Here the baseline is the group's mean.
+Equations: https://arxiv.org/abs/2602.09000. The expected reward (Eq. 13) has the score-function gradient of
+Eqs. 14 and 15; a baseline that does not depend on the sample leaves it unbiased (Eq. 16). Here the baseline
+is the mean reward of the group, and there is no value function.
 
-A group is the axis G of a [P, G] tensor, never a key. Every function is computed in float64 and cast back,
-so that a group whose rewards nearly agree cannot blow up through cancellation.
+A group is axis G of a [P, G] tensor; there are no group ids. All functions compute in float64 and cast back,
+so that cancellation does not produce large advantages in groups whose rewards are nearly equal.
 """
 
 import torch
@@ -21,10 +22,12 @@ def _check_rewards(rewards: Tensor) -> None:
 
 
 def dead_groups(rewards: Float[Tensor, "P G"]) -> Bool[Tensor, " P"]:
-    """True where all rewards of a group are equal: its standard deviation is 0 and it teaches nothing.
+    """True for groups whose rewards are all equal: their std is 0 and they contribute no policy gradient.
 
-    Compared exactly, not by a small std: eight times 0.7 has a float32 std of 6e-8, not 0.
-    Raises ValueError naming the groups with a NaN or infinite reward, or for G < 2.
+    The comparison is exact: eight rewards of 0.7 have a float32 std of 6e-8, not 0.
+
+    Raises:
+        ValueError: G < 2, or a reward is NaN or infinite (the message lists the groups).
     """
     _check_rewards(rewards)
     return rewards.amax(dim=1) == rewards.amin(dim=1)
@@ -33,12 +36,19 @@ def dead_groups(rewards: Float[Tensor, "P G"]) -> Bool[Tensor, " P"]:
 def group_advantages(rewards: Float[Tensor, "P G"], *, scale_by_std: bool = True) -> Float[Tensor, "P G"]:
     """A_j = (R_j - mean) / std within each group, exactly 0 where std is 0 (Eqs. 4 and 18).
 
-    std is the *sample* standard deviation (ddof = 1), as the paper words it; there is no epsilon.
-    `scale_by_std=False` leaves the division out (Dr. GRPO, arXiv 2503.20783).
-    For binary rewards with share p of ones: sqrt((G-1)/G) * sqrt((1-p)/p) for a right completion and
-    -sqrt((G-1)/G) * sqrt(p/(1-p)) for a wrong one.
+    std is the *sample* standard deviation (ddof = 1), following the paper's wording; no epsilon is added.
+    For binary rewards with a fraction p of ones, the advantage is sqrt((G-1)/G) * sqrt((1-p)/p) for a correct
+    completion and -sqrt((G-1)/G) * sqrt(p/(1-p)) for an incorrect one.
 
-    Raises ValueError naming the groups with a NaN or infinite reward, or for G < 2.
+    Args:
+        rewards: one row per group.
+        scale_by_std: False omits the division by std (Dr. GRPO, https://arxiv.org/abs/2503.20783).
+
+    Returns:
+        The advantages, in the dtype of `rewards`.
+
+    Raises:
+        ValueError: G < 2, or a reward is NaN or infinite (the message lists the groups).
     """
     dead = dead_groups(rewards)
     exact = rewards.double()
@@ -49,26 +59,27 @@ def group_advantages(rewards: Float[Tensor, "P G"], *, scale_by_std: bool = True
 
 
 def leave_one_out_advantages(rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
-    """A_j = R_j - mean of the *other* rewards: an unbiased baseline (RLOO, arXiv 2402.14740).
+    """A_j = R_j - mean of the *other* rewards of the group (RLOO, https://arxiv.org/abs/2402.14740).
 
-    Equals G/(G-1) times the centered reward of Dr. GRPO: a group's own mean contains the sample it judges
-    and shrinks the expected gradient by (G-1)/G.
+    This baseline is unbiased. The result is G/(G-1) times the centered reward of Dr. GRPO, whose baseline
+    includes the sample itself and so scales the expected gradient by (G-1)/G.
 
-    Raises ValueError naming the groups with a NaN or infinite reward, or for G < 2.
+    Raises:
+        ValueError: G < 2, or a reward is NaN or infinite (the message lists the groups).
     """
     G = rewards.shape[1]
     return group_advantages(rewards, scale_by_std=False) * (G / (G - 1))
 
 
 def fill_unscored(rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
-    """Rewards with NaN, a completion that could not be scored, replaced by its group's mean of the scored.
+    """Replace NaN, the reward of a completion that could not be scored, with the mean of its group's scores.
 
-    Such a completion then has advantage 0: it is neither rewarded nor punished for a judge's failure. A
-    group without any scored completion becomes 0 throughout, which is dead.
+    The completion then has advantage 0: a failure of the judge neither rewards nor penalizes it. A group
+    without any scored completion becomes all 0, which is a dead group.
     """
     scored = ~rewards.isnan()
     mean = rewards.double().nansum(dim=1, keepdim=True) / scored.sum(dim=1, keepdim=True).clamp(min=1)
-    # Where all scored rewards agree, rounding must not make the mean another number: the group is dead.
+    # If all scored rewards are equal, the mean must equal them despite rounding: the group is dead.
     low = rewards.nan_to_num(nan=torch.inf).amin(dim=1, keepdim=True)
     high = rewards.nan_to_num(nan=-torch.inf).amax(dim=1, keepdim=True)
     mean = torch.where(scored.any(dim=1, keepdim=True), mean.to(rewards.dtype).clamp(low, high), 0.0)

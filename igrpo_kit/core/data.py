@@ -1,7 +1,7 @@
-"""Where the kit's files are: in a checkout its own folders, in an installed package the copies inside it.
+"""Where the kit's files are: the folders of a checkout, or their copies in an installed package.
 
-The environment variable IGRPO_DATA names a folder that is searched first and that holds downloads; without it
-downloads go to the user's cache.
+The environment variable IGRPO_DATA names a folder that is searched first and that receives downloads.
+Without it, downloads go to the user's cache.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from platformdirs import user_cache_path
 
 
 def checkout() -> Path | None:
-    """The root of the checkout this package is imported from; None for an installed copy."""
+    """Root of the checkout this package is imported from, or None for an installed copy."""
     root = Path(__file__).parents[2]
     return root if (root / "pyproject.toml").is_file() else None
 
@@ -26,7 +26,7 @@ def _shipped(name: str) -> Path:
 
 
 def data_path(name: str = "") -> Path:
-    """A file or folder of `data/`, such as `data_path("runs")`; IGRPO_DATA is searched first."""
+    """Path of a file or folder in `data/`, such as `data_path("runs")`; IGRPO_DATA is searched first."""
     override = os.environ.get("IGRPO_DATA")
     if override and (Path(override) / name).exists():
         return Path(override) / name
@@ -34,23 +34,26 @@ def data_path(name: str = "") -> Path:
 
 
 def lessons_path() -> Path:
-    """The folder of the lessons."""
+    """Folder of the lessons."""
     return _shipped("notebooks")
 
 
 def models_path() -> Path:
-    """Where fetched models are kept: `models` in IGRPO_DATA if that is set, otherwise in the user's cache."""
+    """Folder for downloaded models: `models` in IGRPO_DATA if that is set, otherwise in the user's cache."""
     override = os.environ.get("IGRPO_DATA")
     return (Path(override) if override else user_cache_path("igrpo_kit")) / "models"
 
 
 @contextlib.contextmanager
 def place_when_complete(target: Path) -> Iterator[Path]:
-    """A folder to fill that becomes `target` when the block ends: an interruption leaves nothing behind."""
+    """Yield a folder that becomes `target` when the block ends; on an error nothing is left behind."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
         work = Path(scratch) / target.name
         work.mkdir()
         yield work
-        with contextlib.suppress(OSError):  # another process was faster: its copy is as good
+        try:
             os.replace(work, target)
+        except OSError:
+            if not target.is_dir():  # otherwise another process placed it first: keep that copy
+                raise

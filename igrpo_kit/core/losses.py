@@ -1,16 +1,16 @@
 """The clipped surrogate, the KL penalty, their reductions, and the named objectives built from them.
 
-The pure functions return what the paper *maximizes* (Eqs. 1, 5, 27); an objective's `loss` is minus that.
-Log-probs are conditioned on whatever prompt the completions were sampled from: for iGRPO's refinements
-that is q' = q + best draft (Eq. 20), and no token of the draft is in the mask.
+Equations: https://arxiv.org/abs/2602.09000. The pure functions return what the paper *maximizes* (Eqs. 1, 5,
+27); an objective's `loss` is the negative. Log-probs are conditioned on the prompt the completions were
+sampled from. For iGRPO's refinements this is q' = q + best draft (Eq. 20), and the mask excludes the draft.
 
-| objective | ratio | clip | normalization of rewards | reduction |
+| objective | ratio | clip | reward normalization | reduction |
 |---|---|---|---|---|
-| `GRPO` (Eq. 1) | token | 1 ± 0.2 | mean, std | 1/|o| per sequence, then mean |
-| `DrGRPO` (arXiv 2503.20783) | token | 1 ± 0.2 | mean | sum over a constant length |
-| `DAPO` (arXiv 2503.14476) | token | 0.8, 1.28 | mean, std | mean over all tokens |
-| `GSPO` (arXiv 2507.18071) | sequence | 1 - 3e-4, 1 + 4e-4 | mean, std | as GRPO |
-| `CISPO` (arXiv 2506.13585) | token, detached | at most 5 | mean, std | as DAPO |
+| `GRPO` (https://arxiv.org/abs/2402.03300) | token | 1 ± 0.2 | mean, std | 1/|o| per sequence, then mean |
+| `DrGRPO` (https://arxiv.org/abs/2503.20783) | token | 1 ± 0.2 | mean | sum over a constant length |
+| `DAPO` (https://arxiv.org/abs/2503.14476) | token | 0.8, 1.28 | mean, std | mean over all tokens |
+| `GSPO` (https://arxiv.org/abs/2507.18071) | sequence | 1 - 3e-4, 1 + 4e-4 | mean, std | as GRPO |
+| `CISPO` (https://arxiv.org/abs/2506.13585) | token, detached | at most 5 | mean, std | as DAPO |
 """
 
 from dataclasses import dataclass
@@ -23,82 +23,94 @@ from torch import Tensor
 from igrpo_kit.core.advantages import group_advantages
 
 Reduction = Literal["sequence_mean", "token_mean", "constant"]
+PerToken = Float[Tensor, "B T"]
+PerRow = Float[Tensor, " B"]
+Mask = Bool[Tensor, "B T"]
+"""True for trained tokens"""
 
 
-def importance_ratio(
-    log_probs: Float[Tensor, "B T"], old_log_probs: Float[Tensor, "B T"]
-) -> Float[Tensor, "B T"]:
-    """r = pi(o_t | q', o_<t) / pi_old(o_t | q', o_<t) for each token (Eq. 20)."""
+def importance_ratio(log_probs: PerToken, old_log_probs: PerToken) -> PerToken:
+    """r = pi(o_t | q', o_<t) / pi_old(o_t | q', o_<t) of each token (Eq. 20)."""
     return (log_probs - old_log_probs).exp()
 
 
-def sequence_importance_ratio(
-    log_probs: Float[Tensor, "B T"],
-    old_log_probs: Float[Tensor, "B T"],
-    mask: Bool[Tensor, "B T"],
-) -> Float[Tensor, "B T"]:
-    """s = (pi(o | q') / pi_old(o | q'))^(1/|o|), the same at every token of a row (GSPO)."""
+def sequence_importance_ratio(log_probs: PerToken, old_log_probs: PerToken, mask: Mask) -> PerToken:
+    """s = (pi(o | q') / pi_old(o | q'))^(1/|o|), the same at every token of a row.
+
+    GSPO's ratio, https://arxiv.org/abs/2507.18071.
+
+    Args:
+        log_probs: of the current policy, in nats.
+        old_log_probs: of the policy that sampled, in nats.
+        mask: True for the tokens of o; values elsewhere are ignored.
+    """
     log_ratio = (log_probs - old_log_probs).masked_fill(~mask, 0.0)
     mean = log_ratio.sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
     return mean.exp().expand_as(log_probs)
 
 
-def clipped_objective(
-    ratio: Float[Tensor, "B T"],
-    advantages: Float[Tensor, " B"],
-    *,
-    clip_low: float,
-    clip_high: float,
-) -> Float[Tensor, "B T"]:
-    """min(r A, clip(r, 1 - clip_low, 1 + clip_high) A): Eq. 21, to be maximized."""
+def clipped_objective(ratio: PerToken, advantages: PerRow, *, clip_low: float, clip_high: float) -> PerToken:
+    """min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) of each token (Eq. 21), to be maximized.
+
+    Args:
+        ratio: importance ratio r.
+        advantages: A of each row, treated as a constant.
+        clip_low, clip_high: distances of the two clip limits from 1.
+    """
     A = advantages.detach()[:, None]
     return torch.minimum(ratio * A, ratio.clamp(1 - clip_low, 1 + clip_high) * A)
 
 
 def clipped_surrogate(
-    log_probs: Float[Tensor, "B T"],
-    old_log_probs: Float[Tensor, "B T"],
-    advantages: Float[Tensor, " B"],
+    log_probs: PerToken,
+    old_log_probs: PerToken,
+    advantages: PerRow,
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.2,
-) -> Float[Tensor, "B T"]:
-    """Eq. 21 from log-probs: the per-token surrogate of PPO and GRPO, to be maximized.
+) -> PerToken:
+    """The per-token surrogate of PPO and GRPO from log-probs (Eq. 21), to be maximized.
 
-    Its gradient is I * A * r * grad log pi (Eq. 23), where I is 0 once the ratio has left the clip range in
-    the direction the advantage pushes it (Eq. 22); on-policy that is the estimator of Eq. 19. No gradient
-    reaches the advantages.
+    Its gradient is I * A * r * grad log pi (Eq. 23). The indicator I is 0 where the ratio has left the clip
+    range in the direction of the advantage (Eq. 22). On-policy, this is the estimator of Eq. 19.
+    PPO: https://arxiv.org/abs/1707.06347; GRPO: https://arxiv.org/abs/2402.03300.
+
+    Args:
+        log_probs: of the current policy, in nats.
+        old_log_probs: of the policy that sampled, in nats.
+        advantages: one per row; they receive no gradient.
+        clip_low, clip_high: distances of the two clip limits from 1.
     """
     ratio = importance_ratio(log_probs, old_log_probs)
     return clipped_objective(ratio, advantages, clip_low=clip_low, clip_high=clip_high)
 
 
-def k3_kl(log_probs: Float[Tensor, "B T"], ref_log_probs: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+def k3_kl(log_probs: PerToken, ref_log_probs: PerToken) -> PerToken:
     """rho - log rho - 1 with rho = pi_ref / pi: a non-negative estimate of KL(pi || pi_ref) (Eq. 24).
 
-    Its gradient is -(rho - 1) * grad log pi (Eqs. 25, 26): on-policy that is the gradient of the *other* KL,
-    KL(pi_ref || pi), although the value estimates KL(pi || pi_ref).
+    This is the k3 estimator, http://joschu.net/blog/kl-approx.html. Its gradient is -(rho - 1) * grad log pi
+    (Eqs. 25, 26). On-policy, that is the gradient of the *other* KL divergence, KL(pi_ref || pi), although the
+    value estimates KL(pi || pi_ref).
     """
     log_rho = ref_log_probs - log_probs
-    return torch.expm1(log_rho) - log_rho  # expm1 keeps the digits when the policies nearly agree
+    return torch.expm1(log_rho) - log_rho  # expm1 is accurate when the policies are close
 
 
 def reduce_tokens(
-    x: Float[Tensor, "B T"],
-    mask: Bool[Tensor, "B T"],
-    how: Reduction,
-    *,
-    max_length: int | None = None,
+    x: PerToken, mask: Mask, how: Reduction, *, max_length: int | None = None
 ) -> Float[Tensor, ""]:
-    """One number from per-token terms; the divisor is where the variants differ.
+    """Reduce per-token terms to one number; the variants differ in the divisor.
 
-    - `"sequence_mean"`: (1/B) sum_i (1/|o_i|) sum_t x, the paper's (Eqs. 1, 5). A token counts less in a
-      longer completion.
-    - `"token_mean"`: sum / number of trained tokens in the batch (DAPO).
-    - `"constant"`: sum / (B * max_length) (Dr. GRPO).
+    Args:
+        x: per-token terms; values outside the mask are ignored.
+        mask: True for trained tokens. A row without any contributes 0.
+        how: `"sequence_mean"` is (1/B) sum_i (1/|o_i|) sum_t x, as in the paper (Eqs. 1, 5): a token has less
+            weight in a longer completion. `"token_mean"` is the sum / number of trained tokens in the batch
+            (DAPO). `"constant"` is the sum / (B * max_length) (Dr. GRPO).
+        max_length: in tokens, for `"constant"` only.
 
-    Positions outside the mask are not read. A row without a True contributes 0.
-    Raises ValueError for an unknown `how`, or where `max_length` is missing or not asked for.
+    Raises:
+        ValueError: `how` is unknown, or `max_length` is missing or not needed.
     """
     if (max_length is not None) != (how == "constant"):
         raise ValueError(f'max_length: needed by how="constant" and by nothing else, got {how=}')
@@ -115,7 +127,7 @@ def reduce_tokens(
 
 @dataclass(frozen=True)
 class LossStats:
-    """What one call of an objective's `loss` saw on the trained tokens."""
+    """Statistics of the trained tokens in one call of an objective's `loss`."""
 
     tokens: int
     clip_fraction: float
@@ -129,10 +141,12 @@ class LossStats:
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What the objectives have in common; each overrides where it differs from GRPO (Eqs. 1 and 5).
+    """The interface of all objectives; a subclass overrides where it differs from GRPO (Eqs. 1 and 5).
 
-    `beta` weights the KL penalty (0 in the paper); with `kl_importance_weight` the penalty is multiplied
-    by the importance ratio, which makes it unbiased off-policy (the paper does not do so).
+    Args:
+        beta: weight of the KL penalty (0 in the paper).
+        kl_importance_weight: multiply the penalty by the importance ratio, which makes it unbiased off-policy
+            (not done in the paper).
     """
 
     beta: float = 0.0
@@ -141,40 +155,30 @@ class Objective:
     reduction: ClassVar[Reduction] = "sequence_mean"
 
     def advantages(self, rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
-        """Group-relative advantages as this objective normalizes them; see `group_advantages`."""
+        """Group-relative advantages with this objective's normalization; see `group_advantages`."""
         return group_advantages(rewards, scale_by_std=self.scale_by_std)
 
-    def ratio(
-        self,
-        log_probs: Float[Tensor, "B T"],
-        old_log_probs: Float[Tensor, "B T"],
-        mask: Bool[Tensor, "B T"],
-    ) -> Float[Tensor, "B T"]:
-        """The importance ratio this objective clips."""
+    def ratio(self, log_probs: PerToken, old_log_probs: PerToken, mask: Mask) -> PerToken:
+        """The importance ratio that this objective clips."""
         return importance_ratio(log_probs, old_log_probs)
 
-    def surrogate(
-        self,
-        log_probs: Float[Tensor, "B T"],
-        ratio: Float[Tensor, "B T"],
-        advantages: Float[Tensor, " B"],
-    ) -> Float[Tensor, "B T"]:
+    def surrogate(self, log_probs: PerToken, ratio: PerToken, advantages: PerRow) -> PerToken:
         """The per-token policy term, to be maximized."""
         raise NotImplementedError
 
-    def clipped(self, ratio: Float[Tensor, "B T"], advantages: Float[Tensor, " B"]) -> Bool[Tensor, "B T"]:
-        """Where the objective limits the policy gradient; nowhere, unless a method says so."""
+    def clipped(self, ratio: PerToken, advantages: PerRow) -> Mask:
+        """True where the objective limits the policy gradient; nowhere unless overridden."""
         return torch.zeros_like(ratio, dtype=torch.bool)
 
-    def reduce(self, x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, ""]:
-        """One number from per-token terms; see `reduce_tokens`."""
+    def reduce(self, x: PerToken, mask: Mask) -> Float[Tensor, ""]:
+        """Reduce per-token terms to one number; see `reduce_tokens`."""
         return reduce_tokens(x, mask, self.reduction)
 
     def share(self, part: Bool[Tensor, "B1 T1"], whole: Bool[Tensor, "B2 T2"]) -> float:
-        """What the mean over a whole batch multiplies the mean over one part of it by.
+        """Weight of the mean over one part of a batch in the mean over the whole batch.
 
-        So sum_k share_k * loss_k over the parts of a batch is the loss of the batch: gradient accumulation
-        that does not depend on how the batch was cut.
+        The sum of share_k * loss_k over the parts is the loss of the batch, so gradient accumulation does not
+        depend on how the batch is split. Both arguments are masks of trained tokens.
         """
         if self.reduction == "token_mean":
             return part.sum().item() / whole.sum().item()
@@ -182,26 +186,32 @@ class Objective:
 
     def loss(
         self,
-        log_probs: Float[Tensor, "B T"],
-        old_log_probs: Float[Tensor, "B T"] | None,
-        advantages: Float[Tensor, " B"],
-        mask: Bool[Tensor, "B T"],
+        log_probs: PerToken,
+        old_log_probs: PerToken | None,
+        advantages: PerRow,
+        mask: Mask,
         *,
-        ref_log_probs: Float[Tensor, "B T"] | None = None,
+        ref_log_probs: PerToken | None = None,
     ) -> tuple[Float[Tensor, ""], LossStats]:
-        """Minus the objective, to be minimized (its gradient: Eqs. 28, 29), and what was seen on the way.
+        """The negated objective, to be minimized (its gradient: Eqs. 28, 29), with statistics.
 
-        `old_log_probs=None` says that nothing was updated since sampling: the ratio is then 1 in value and
-        carries the gradient, and the loss of a group with balanced advantages is 0 while its gradient is
-        not. Values outside the mask are not read.
+        Args:
+            log_probs: of the current policy, in nats.
+            old_log_probs: of the policy that sampled, in nats. None means that there was no update since
+                sampling: the ratio is 1 in value and carries the gradient, so the loss of a group with balanced
+                advantages is 0, but its gradient is not.
+            advantages: one per row; they receive no gradient.
+            mask: True for trained tokens; values elsewhere are ignored.
+            ref_log_probs: of the reference policy, in nats; required if beta > 0 and not allowed otherwise.
 
-        Raises ValueError where beta > 0 and `ref_log_probs` do not come together, and for an empty mask.
+        Raises:
+            ValueError: the mask is empty, or beta and `ref_log_probs` do not go together.
         """
         if not mask.any():
             raise ValueError("mask: not a single token to train")
         if (self.beta > 0) != (ref_log_probs is not None):
             raise ValueError(f"ref_log_probs: needed exactly when beta > 0, got beta={self.beta}")
-        # Padding may hold anything: exp(garbage) * 0 would still poison the gradient, so it goes first.
+        # Mask first: padding may hold any value, and an infinite exp(...) * 0 gives a NaN gradient.
         log_probs = log_probs.masked_fill(~mask, 0.0)
         old = (log_probs if old_log_probs is None else old_log_probs.masked_fill(~mask, 0.0)).detach()
         ratio = self.ratio(log_probs, old, mask)
@@ -226,52 +236,51 @@ class Objective:
 
 @dataclass(frozen=True, kw_only=True)
 class _Clipped(Objective):
-    """The clipped surrogate of Eq. 21, with the two ends of its clip range."""
+    """The clipped surrogate of Eq. 21 with the two limits of its clip range."""
 
     clip_low: float = 0.2
     clip_high: float = 0.2
 
-    def surrogate(
-        self,
-        log_probs: Float[Tensor, "B T"],
-        ratio: Float[Tensor, "B T"],
-        advantages: Float[Tensor, " B"],
-    ) -> Float[Tensor, "B T"]:
+    def surrogate(self, log_probs: PerToken, ratio: PerToken, advantages: PerRow) -> PerToken:
         """min(r A, clip(r) A), to be maximized (Eq. 21)."""
         return clipped_objective(ratio, advantages, clip_low=self.clip_low, clip_high=self.clip_high)
 
-    def clipped(self, ratio: Float[Tensor, "B T"], advantages: Float[Tensor, " B"]) -> Bool[Tensor, "B T"]:
-        """Where the indicator of Eq. 22 is 0."""
+    def clipped(self, ratio: PerToken, advantages: PerRow) -> Mask:
+        """True where the indicator of Eq. 22 is 0."""
         A = advantages[:, None]
         return ((A >= 0) & (ratio > 1 + self.clip_high)) | ((A < 0) & (ratio < 1 - self.clip_low))
 
 
 @dataclass(frozen=True, kw_only=True)
 class GRPO(_Clipped):
-    """The objective of Eqs. 1 and 5."""
+    """The objective of Eqs. 1 and 5 (https://arxiv.org/abs/2402.03300)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DrGRPO(_Clipped):
-    """GRPO without its two divisions: by the group's std and by each completion's length.
+    """GRPO without the division by the group's std and by each completion's length.
 
-    `max_length` (tokens) is the constant both are replaced by: the completion length limit.
+    Paper: https://arxiv.org/abs/2503.20783.
+
+    Args:
+        max_length: the completion length limit in tokens, the constant that replaces the completion's length.
     """
 
     max_length: int
     scale_by_std: ClassVar[bool] = False
     reduction: ClassVar[Reduction] = "constant"
 
-    def reduce(self, x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, ""]:
+    def reduce(self, x: PerToken, mask: Mask) -> Float[Tensor, ""]:
         """Sum over the batch / (B * max_length)."""
         return reduce_tokens(x, mask, self.reduction, max_length=self.max_length)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DAPO(_Clipped):
-    """GRPO with a higher upper clip, so that unlikely tokens can grow, and a mean over all tokens.
+    """GRPO with a higher upper clip limit, so that unlikely tokens can grow, and a mean over all tokens.
 
-    DAPO's dynamic sampling and its overlong penalty belong to rollout and reward and are not here.
+    Paper: https://arxiv.org/abs/2503.14476. Its dynamic sampling and overlong penalty belong to the rollout
+    and the reward; they are not included here.
     """
 
     clip_high: float = 0.28
@@ -280,40 +289,34 @@ class DAPO(_Clipped):
 
 @dataclass(frozen=True, kw_only=True)
 class GSPO(_Clipped):
-    """GRPO with one ratio per sequence, the geometric mean of its tokens', and a far tighter clip."""
+    """GRPO with one ratio per sequence, the geometric mean over its tokens, and a much tighter clip range.
+
+    Paper: https://arxiv.org/abs/2507.18071.
+    """
 
     clip_low: float = 3e-4
     clip_high: float = 4e-4
 
-    def ratio(
-        self,
-        log_probs: Float[Tensor, "B T"],
-        old_log_probs: Float[Tensor, "B T"],
-        mask: Bool[Tensor, "B T"],
-    ) -> Float[Tensor, "B T"]:
+    def ratio(self, log_probs: PerToken, old_log_probs: PerToken, mask: Mask) -> PerToken:
         """The sequence-level ratio; see `sequence_importance_ratio`."""
         return sequence_importance_ratio(log_probs, old_log_probs, mask)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CISPO(Objective):
-    """REINFORCE weighted by a capped, detached ratio: no token's gradient is ever dropped.
+    """REINFORCE weighted by a capped, detached ratio: every token keeps a gradient.
 
-    -min(r, ratio_cap) A log pi with no gradient through r; there is no clip range.
+    Each token's loss is -min(r, ratio_cap) A log pi with no gradient through r; there is no clip range.
+    Paper: https://arxiv.org/abs/2506.13585.
     """
 
     ratio_cap: float = 5.0
     reduction: ClassVar[Reduction] = "token_mean"
 
-    def surrogate(
-        self,
-        log_probs: Float[Tensor, "B T"],
-        ratio: Float[Tensor, "B T"],
-        advantages: Float[Tensor, " B"],
-    ) -> Float[Tensor, "B T"]:
+    def surrogate(self, log_probs: PerToken, ratio: PerToken, advantages: PerRow) -> PerToken:
         """min(r, ratio_cap) A log pi, to be maximized; only log pi carries a gradient."""
         return ratio.detach().clamp(max=self.ratio_cap) * advantages.detach()[:, None] * log_probs
 
-    def clipped(self, ratio: Float[Tensor, "B T"], advantages: Float[Tensor, " B"]) -> Bool[Tensor, "B T"]:
-        """Where the cap binds: the gradient is smaller there, not 0."""
+    def clipped(self, ratio: PerToken, advantages: PerRow) -> Mask:
+        """True where the cap applies: the gradient is smaller there, not 0."""
         return ratio > self.ratio_cap

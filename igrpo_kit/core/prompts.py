@@ -1,12 +1,12 @@
-"""From a question, and from a question with a draft, to chat messages.
+"""Chat messages for a question, and for a question with a draft.
 
-The paper prints its system prompt (appendix C) and says that the best draft is appended "immediately after
-the original prompt" (Eqs. 3, 10) by "a fixed prompt template"; the template itself is not printed. Ours
-keeps the draft in the *user* turn, after the question, between `<draft>` tags: the draft is something to
-read, not something the assistant said, and no mask or parser can take it for an answer.
+The paper (https://arxiv.org/abs/2602.09000) prints its system prompt (appendix C) and says that the best
+draft is appended "immediately after the original prompt" (Eqs. 3, 10) by "a fixed prompt template", which it
+does not print. Our template puts the draft in the *user* turn, after the question, between `<draft>` tags:
+the draft is part of the input, not a turn of the assistant, so no mask or parser can mistake it for an answer.
 
-A draft is data. Whatever the policy wrote, it must not be able to end its slot or start a turn, so special
-tokens and the slot's own tags are broken up before it is put in (`neutralize`).
+A draft is untrusted text. It must not be able to end its slot or start a turn, so special tokens and the
+slot's own tags are broken up before it is inserted (`neutralize`).
 """
 
 import re
@@ -24,10 +24,10 @@ SYSTEM_PROMPT = (
     "gaps, strengthen justification, and improve clarity. Do not repeat the draft verbatim. If the feedback "
     "is wrong or incomplete, correct it and proceed."
 )
-"""The paper's training prompt, verbatim (appendix C; CC BY-SA 4.0, arXiv 2602.09000)."""
+"""The paper's training prompt, verbatim (appendix C; CC BY-SA 4.0, https://arxiv.org/abs/2602.09000)."""
 
-# The shapes special tokens take in the chat formats in use: <|im_end|>, <｜end▁of▁sentence｜>, </s>, [INST],
-# <start_of_turn>, and the tags of our own slot. A tokenizer's own list is added to these where it is known.
+# Special tokens of the chat formats in use: <|im_end|>, <｜end▁of▁sentence｜>, </s>, [INST],
+# <start_of_turn>, and the tags of our own slot. The tokenizer's own list is added if it is known.
 _MARKERS = re.compile(
     r"<[|｜][^<>|｜]*[|｜]>"
     r"|</?(?:s|bos|eos|pad|unk|mask|d|a|draft|start_of_turn|end_of_turn)\b[^<>]*>"
@@ -38,23 +38,33 @@ _MARKERS = re.compile(
 
 
 def neutralize(text: str, special_tokens: Iterable[str] = ()) -> str:
-    """The same text with every special token and slot tag broken by a space after its first character.
+    """The same text with a space after the first character of every special token and slot tag.
 
-    `<|im_end|>` becomes `< |im_end|>`: still readable, no longer a token. `special_tokens` are those of the
-    tokenizer at hand, added to the shapes known here. Nothing is deleted, so removing one marker cannot
-    join the pieces of another.
+    `<|im_end|>` becomes `< |im_end|>`: still readable, no longer a token. Nothing is deleted, so breaking one
+    marker cannot join the pieces of another.
+
+    Args:
+        text: any text.
+        special_tokens: those of the tokenizer in use, in addition to the common formats known here.
     """
     alternatives = [re.escape(t) for t in sorted(special_tokens, key=len, reverse=True) if t.strip()]
     pattern = re.compile("|".join([_MARKERS.pattern, *alternatives]), re.IGNORECASE)
-    # A lookahead finds overlapping markers too: every place where one starts is opened up.
+    # The lookahead also finds overlapping markers: each is broken where it starts.
     return re.sub(f"(?=(?:{pattern.pattern}))(.)", r"\1 ", text, flags=re.IGNORECASE | re.DOTALL)
 
 
 def keep_last_tokens(text: str, max_tokens: int, tokenizer: Any) -> str:
-    """The end of `text` that fits into `max_tokens` tokens: a draft's answer stands at its end.
+    """The end of `text` that fits into `max_tokens` tokens; the answer of a draft is at its end.
 
-    Cuts between characters the tokenizer reports, so no character is torn. `tokenizer` is a fast Hugging
-    Face tokenizer. Raises ValueError for max_tokens < 0.
+    The text is cut at a character boundary that the tokenizer reports, so no character is split.
+
+    Args:
+        text: any text.
+        max_tokens: length limit in tokens.
+        tokenizer: a fast Hugging Face tokenizer.
+
+    Raises:
+        ValueError: max_tokens < 0.
     """
     if max_tokens < 0:
         raise ValueError(f"max_tokens must be >= 0, got {max_tokens}")
@@ -63,18 +73,22 @@ def keep_last_tokens(text: str, max_tokens: int, tokenizer: Any) -> str:
         excess = len(offsets) - max_tokens
         if excess <= 0:
             return text
-        # A cut can change how its first characters are split, so the result is counted again. A byte-level
-        # token may share its character with the one before: then the cut moves on to the next character.
+        # The cut can change how the first characters are tokenized, so the result is counted again. A
+        # byte-level token may share its character with the previous token: the cut then moves on by one.
         start = offsets[excess][0] if excess < len(offsets) else len(text)
         text = text[max(start, 1) :]
 
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """How a policy is asked: a system prompt, and where question and draft stand in the user's turn.
+    """How a policy is prompted: the system prompt, and the place of question and draft in the user turn.
 
-    `refinement` holds the placeholders {question} and {draft}; the question must stand in it whole.
-    Raises ValueError if a placeholder is missing or repeated.
+    Args:
+        system: system prompt, or None.
+        refinement: user turn with the placeholders {question} and {draft}. The question is inserted in full.
+
+    Raises:
+        ValueError: a placeholder is missing or repeated.
     """
 
     system: str | None
@@ -93,19 +107,20 @@ class PromptFormat:
         return [*system, {"role": "user", "content": question}]
 
     def refinement_messages(
-        self,
-        question: str,
-        draft: str,
-        *,
-        max_draft_tokens: int | None = None,
-        tokenizer: Any = None,
+        self, question: str, draft: str, *, max_draft_tokens: int | None = None, tokenizer: Any = None
     ) -> Messages:
         """Chat messages for q' = Concat(q, draft) (Eq. 3).
 
-        The draft is neutralized, with the tokenizer's own special tokens if one is given, and then cut from
-        its front to `max_draft_tokens`; the question is never cut.
+        The draft is neutralized and then cut at its start to `max_draft_tokens`; the question is never cut.
 
-        Raises ValueError if the question is empty, or for `max_draft_tokens` without a tokenizer.
+        Args:
+            question: q.
+            draft: the draft's text.
+            max_draft_tokens: length limit of the draft in tokens, or None.
+            tokenizer: its special tokens are neutralized too; required with `max_draft_tokens`.
+
+        Raises:
+            ValueError: the question is empty, or `max_draft_tokens` is given without a tokenizer.
         """
         draft = neutralize(draft, () if tokenizer is None else special_tokens(tokenizer))
         if max_draft_tokens is not None:
@@ -122,16 +137,16 @@ class PromptFormat:
 
 @dataclass(frozen=True)
 class VerdictFormat:
-    """How a policy is asked whether an answer is right, and the two words it may reply with."""
+    """How a policy is asked whether an answer is correct, and the two words it may reply with."""
 
     prompt: PromptFormat
-    """its {draft} is the answer in question"""
+    """its {draft} is the answer to be checked"""
     right: str
     wrong: str
 
 
 def special_tokens(tokenizer: Any) -> list[str]:
-    """Every string a Hugging Face tokenizer turns into a special token, also those added later."""
+    """All strings that a Hugging Face tokenizer turns into special tokens, including those added later."""
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     return sorted({*tokenizer.all_special_tokens, *(t.content for t in added if t.special)})
 
@@ -141,16 +156,6 @@ PAPER_FORMAT = PromptFormat(
 )
 """The paper's system prompt and order (q, then the draft); the wording around the draft is ours."""
 
-
-def problem_messages(question: str) -> Messages:
-    """Chat messages for q in the paper's format. Raises ValueError if the question is empty."""
-    return PAPER_FORMAT.problem_messages(question)
-
-
-def refinement_messages(
-    question: str, draft: str, *, max_draft_tokens: int | None = None, tokenizer: Any = None
-) -> Messages:
-    """Chat messages for q' in the paper's format; see `PromptFormat.refinement_messages`."""
-    return PAPER_FORMAT.refinement_messages(
-        question, draft, max_draft_tokens=max_draft_tokens, tokenizer=tokenizer
-    )
+problem_messages = PAPER_FORMAT.problem_messages
+refinement_messages = PAPER_FORMAT.refinement_messages
+"""Chat messages for q and for q' in the paper's format."""

@@ -1,4 +1,4 @@
-"""Seeds that do not coincide, and the state of every global random generator."""
+"""Independent seeds, and the state of all global random generators."""
 
 import hashlib
 import random
@@ -9,7 +9,7 @@ import torch
 
 
 def random_states() -> dict[str, Any]:
-    """The state of every global generator: Python's, NumPy's, torch's on the CPU and on each GPU."""
+    """State of every global generator: Python's, NumPy's, torch's on the CPU and on each GPU."""
     kind, keys, position, has_gauss, gauss = cast(tuple, np.random.get_state(legacy=True))
     return {
         "python": random.getstate(),
@@ -20,7 +20,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Put every global generator back to where `random_states` found it."""
+    """Restore every global generator to the state returned by `random_states`."""
     version, internal, gauss_next = states["python"]
     random.setstate((version, tuple(internal), gauss_next))
     kind, keys, position, has_gauss, gauss = states["numpy"]

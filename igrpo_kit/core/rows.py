@@ -1,9 +1,10 @@
-"""Row files: JSON Lines that a crash cannot corrupt, and files that are written whole or not at all.
+"""Row files: JSON Lines that survive a crash, and files that are written completely or not at all.
 
-Rows are appended whole, in one write each; a process that dies in the middle leaves at most a torn last line,
-which `read_rows` skips, since its writer replaces it. Anything else that does not parse is an error naming
-file and line. For a finished record `read_checked_rows` and `read_columns` are stricter: a torn line is an
-error too, the contents of each row are checked, and on request bad lines are skipped with a warning.
+Each append is a single write of whole rows. A process that dies during the write leaves at most an incomplete
+last line, which `read_rows` skips, since its writer replaces it. Any other line that does not parse is an
+error that names file and line. For a finished record, `read_checked_rows` and `read_columns` are stricter: an
+incomplete line is an error too, the contents of each row are checked, and on request bad lines are skipped
+with a warning.
 """
 
 import gzip
@@ -20,14 +21,15 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 from msgspec import MsgspecError
-from msgspec.json import decode as _decode_fast  # a metric row six times as fast as the standard library
+from msgspec.json import decode as _decode_fast  # six times as fast as json on a metric row
 
 Row = dict[str, Any]
 OnError = Literal["raise", "skip"]
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """The file holds either its old content or all of the new one, whenever the process dies."""
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Write a file so that, after a crash, it holds either its old content or all of the new content."""
+    path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "wb") as file:
         file.write(content)
@@ -37,7 +39,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def jsonable(value: Any) -> Any:
-    """JSON has no NaN: a missing number is null, and reads back as NaN where a number is expected."""
+    """A copy that JSON can hold: NaN becomes null (read back as NaN), an infinity becomes a string."""
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     if isinstance(value, dict):
@@ -48,19 +50,19 @@ def jsonable(value: Any) -> Any:
 
 
 def row_line(row: Row) -> bytes:
-    """A row as one line; a lone surrogate, which UTF-8 cannot hold, becomes its JSON escape."""
+    """A row as one line; a lone surrogate, which UTF-8 cannot encode, becomes its JSON escape."""
     return (json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False) + "\n").encode(
         "utf-8", "backslashreplace"
     )
 
 
-def append_row(path: Path, row: Row) -> None:
-    """Append one row as one line in one write; a torn line left by a crash is closed off first."""
+def append_row(path: str | Path, row: Row) -> None:
+    """Append one row as one line in a single write; an incomplete line left by a crash is ended first."""
     append_rows(path, [row])
 
 
-def append_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Append rows in one write, as `append_row` does with one; a crash may leave only the first of them."""
+def append_rows(path: str | Path, rows: Iterable[Row]) -> None:
+    """Append rows in a single write, like `append_row`; after a crash, only the first ones may be there."""
     lines = b"".join(map(row_line, rows))
     with open(path, "ab+") as file:
         if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
@@ -68,25 +70,26 @@ def append_rows(path: Path, rows: Iterable[Row]) -> None:
         file.write(lines)
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Append several rows that belong together, in one write: all of them or, after a crash, none."""
+def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
+    """Append rows that belong together: after a crash, either all or none of them are in the file."""
+    path = Path(path)
     kept = path.read_bytes() if path.exists() else b""
     write_atomically(path, kept + b"".join(map(row_line, rows)))
 
 
 class _TornError(ValueError):
-    """The last line has no end: its write was cut."""
+    """The last line has no end: its write was interrupted."""
 
 
 def _decode(line: bytes) -> Any:
     try:
         return _decode_fast(line)
     except (MsgspecError, UnicodeDecodeError):
-        return json.loads(line)  # the arbiter: it also reads lone surrogates, and says what is wrong
+        return json.loads(line)  # also reads lone surrogates, and has the better error message
 
 
 def _parse(line: bytes) -> Row | ValueError:
-    """A line's row, or what is wrong with it."""
+    """The row on a line, or the error."""
     try:
         row = _decode(line)
     except ValueError as error:
@@ -96,13 +99,14 @@ def _parse(line: bytes) -> Row | ValueError:
     return row if isinstance(row, dict) else ValueError("not a JSON object")
 
 
-def _existing(path: Path) -> Path:
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
     packed = path.with_name(path.name + ".gz")
     return packed if packed.exists() else path
 
 
 def _parsed_lines(path: Path) -> Iterator[tuple[int, Row | ValueError]]:
-    """Number and content of each line that is not blank; where a packed file breaks off, that as the last."""
+    """Number and content of each non-blank line; if a packed file is damaged, the error as the last item."""
     number = 0
     with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
         try:
@@ -113,14 +117,16 @@ def _parsed_lines(path: Path) -> Iterator[tuple[int, Row | ValueError]]:
             yield number + 1, ValueError(f"the packed file breaks off or is damaged here ({error})")
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a JSONL file, or of its packed form `path`.gz, in order; a torn last line is skipped.
+def read_rows(path: str | Path) -> Iterator[Row]:
+    """The rows of a JSONL file, or of its packed form `path`.gz, in order; skips an incomplete last line.
 
-    Raises ValueError naming file and line where anything else does not parse, and FileNotFoundError.
+    Raises:
+        ValueError: another line does not parse (the message names file and line).
+        FileNotFoundError: there is no such file.
     """
     path = _existing(path)
     for number, row in _parsed_lines(path):
-        if isinstance(row, _TornError) and path.suffix != ".gz":  # what is packed was whole
+        if isinstance(row, _TornError) and path.suffix != ".gz":  # a packed file was complete
             return
         if isinstance(row, ValueError):
             raise ValueError(f"{path}, line {number}: {row}") from row
@@ -128,16 +134,21 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 class SkippedLinesWarning(UserWarning):
-    """Lines of a record were left out, because the caller asked for the rest."""
+    """Some lines of a record were skipped, as the caller requested."""
 
 
 def read_checked_rows(
-    path: Path, check: Callable[[Row], Row], *, on_error: OnError = "raise"
+    path: str | Path, check: Callable[[Row], Row], *, on_error: OnError = "raise"
 ) -> Iterator[Row]:
-    """The rows of a finished record as `check` returns them; it raises ValueError for a row it refuses.
+    """The rows of a finished record, as `check` returns them.
 
-    Raises ValueError naming file and line for whatever is wrong, a torn last line included. With
-    on_error="skip" such lines are left out, and one SkippedLinesWarning says which and why.
+    Args:
+        path: JSONL file, or its packed form `path`.gz.
+        check: returns the row, or raises ValueError to reject it.
+        on_error: "skip" skips bad lines and lists them in one SkippedLinesWarning.
+
+    Raises:
+        ValueError: a line is bad, including an incomplete last line (the message names file and line).
     """
     path, skipped, number = _existing(path), [], 0
     for number, row in _parsed_lines(path):
@@ -168,12 +179,21 @@ def _number(row: Row, name: str) -> float:
 
 
 def read_columns(
-    path: Path, columns: Sequence[str], *, on_error: OnError = "raise"
+    path: str | Path, columns: Sequence[str], *, on_error: OnError = "raise"
 ) -> dict[str, Float[np.ndarray, " rows"]]:
-    """Some numbers of every row as arrays: for files too long to be held as rows (a million take seconds).
+    """Numeric columns of a file that is too long to hold as rows (a million rows take seconds).
 
-    NaN where a row has null or nothing. Raises LookupError for a column that no row has, and ValueError as
-    `read_checked_rows` does, also for a value that is no number.
+    Args:
+        path: JSONL file, or its packed form `path`.gz.
+        columns: names of the columns.
+        on_error: as in `read_checked_rows`.
+
+    Returns:
+        One array per column, NaN where a row has null or no value.
+
+    Raises:
+        LookupError: no row has one of the columns.
+        ValueError: as in `read_checked_rows`; also for a value that is not a number.
     """
     found = {name: array("d") for name in columns}
     seen: set[str] = set()
@@ -193,8 +213,8 @@ def read_columns(
     return {name: np.array(values) for name, values in found.items()}
 
 
-def keep_rows(path: Path, last_step: int) -> None:
-    """Drop the rows after `last_step`, atomically: a run resumed there writes them anew."""
-    if path.exists():
+def keep_rows(path: str | Path, last_step: int) -> None:
+    """Drop the rows after `last_step`, atomically; a run resumed there writes them again."""
+    if Path(path).exists():
         kept = (row for row in read_rows(path) if row["step"] <= last_step)
         write_atomically(path, b"".join(map(row_line, kept)))

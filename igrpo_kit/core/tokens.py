@@ -1,7 +1,8 @@
-"""From logits and token ids to the per-token quantities a loss needs: masks, log-probs, entropy.
+"""Per-token quantities from logits and token ids: masks, log-probs, entropy.
 
-At a vocabulary of 150,000 a [B, T, V] tensor is what runs out of memory first. `token_log_probs` and
-`token_entropy` therefore visit the B*T positions a chunk at a time and never hold a second one.
+Equations: https://arxiv.org/abs/2602.09000. With a vocabulary of 150,000, a [B, T, V] tensor is the first to
+exceed the memory. `token_log_probs` and `token_entropy` therefore process the B*T positions in chunks and
+allocate no other tensor of that size, apart from the gradient of the logits.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,17 +12,21 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-_CHUNK_ELEMENTS = 1 << 22  # logits upcast to float32 at once: 16 MB
+_CHUNK_ELEMENTS = 1 << 22  # logits converted to float32 at a time: 16 MB
 
 
 def completion_mask(completion_ids: Int[Tensor, "B T"], eos_id: int | Sequence[int]) -> Bool[Tensor, "B T"]:
     """True up to and including the first end-of-sequence token of each row.
 
-    A row without one was cut by the length limit and is True throughout. The pad id is never read: many
-    tokenizers pad with EOS, and a mask built from pad ids would then drop the one token that says "stop".
-    `eos_id` may be several ids (chat models end turns in more than one way).
+    A row without one was cut at the length limit and is True throughout. The pad id is not used: many
+    tokenizers pad with EOS, and a mask built from pad ids would then drop the EOS that ends the completion.
 
-    Raises ValueError if no eos id is given.
+    Args:
+        completion_ids: sampled token ids.
+        eos_id: one or several ids (chat models end turns in more than one way).
+
+    Raises:
+        ValueError: no id is given.
     """
     eos_ids = [eos_id] if isinstance(eos_id, int) else list(eos_id)
     if not eos_ids:
@@ -36,7 +41,7 @@ def _positions_per_chunk(vocabulary: int) -> int:
 
 
 class _ChunkedLogProbs(torch.autograd.Function):
-    """Gather of a log-softmax whose forward and backward hold one chunk, not [positions, V], in float32."""
+    """Gather from a log-softmax; forward and backward hold one chunk, not [positions, V], in float32."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
@@ -80,11 +85,15 @@ def token_log_probs(
 ) -> Float[Tensor, "B T"]:
     """log softmax(logits / temperature) at the given ids, in nats (the log of the factors in Eq. 12).
 
-    `logits[:, t]` must be the ones that predict `ids[:, t]` (the caller shifts), and `temperature` the
-    sampler's: scored at another one, the importance ratio is not 1 where it should be. Differentiable in
-    the logits; half-precision logits are scored in float32.
+    Differentiable in the logits. Half-precision logits are converted to float32.
 
-    Raises ValueError for temperature <= 0.
+    Args:
+        logits: `logits[:, t]` must predict `ids[:, t]`; the caller shifts them.
+        ids: token ids.
+        temperature: that of the sampler; with another one the importance ratio is not 1 on-policy.
+
+    Raises:
+        ValueError: temperature <= 0.
     """
     _check_temperature(temperature)
     B, T, V = logits.shape
@@ -93,12 +102,13 @@ def token_log_probs(
 
 
 def token_entropy(logits: Float[Tensor, "B T V"], temperature: float = 1.0) -> Float[Tensor, "B T"]:
-    """Shannon entropy of softmax(logits / temperature) over the whole vocabulary, in nats (Eq. 7).
+    """Shannon entropy of softmax(logits / temperature) over the full vocabulary, in nats (Eq. 7).
 
-    Not an estimate from the sampled token. A token with logit -inf contributes 0. A diagnostic: it is
-    computed without gradient.
+    It is exact, not estimated from the sampled token. A token with logit -inf contributes 0. Computed without
+    gradient, as a diagnostic.
 
-    Raises ValueError for temperature <= 0.
+    Raises:
+        ValueError: temperature <= 0.
     """
     _check_temperature(temperature)
     B, T, V = logits.shape
@@ -112,9 +122,10 @@ def token_entropy(logits: Float[Tensor, "B T V"], temperature: float = 1.0) -> F
 
 
 def masked_mean(x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, ""]:
-    """Mean of x over the True positions of the mask; whatever stands elsewhere, NaN too, is not read.
+    """Mean of x over the True positions of the mask; other values are ignored, including NaN.
 
-    Raises ValueError if the mask is False everywhere.
+    Raises:
+        ValueError: the mask is False everywhere.
     """
     if not mask.any():
         raise ValueError("mask: not a single True position to average over")

@@ -1,8 +1,8 @@
 """The binary-reward model of iGRPO: closed forms, and the simulations that check them.
 
-Here a prompt is nothing but its success probability p = Pr[R(o) = 1] (Proposition 3.1). That is enough
-to see what Stage 1 buys (a better draft), what it costs (a smaller group), and when a group has nothing
-to teach (all its rewards agree, so every advantage is 0).
+Equations: https://arxiv.org/abs/2602.09000. A prompt is reduced to its success probability p = Pr[R(o) = 1]
+(Proposition 3.1). This is enough to show what Stage 1 gains (a better draft), what it costs (a smaller
+group), and when a group contributes no gradient (all its rewards are equal, so every advantage is 0).
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 Numbers = int | float | np.number | np.ndarray | Sequence
 
-_CHUNK = 1 << 22  # uniform draws held at once: 32 MB whatever the number of trials
+_CHUNK = 1 << 22  # uniform numbers held at a time: 32 MB for any number of trials
 
 
 def _probability(p: Numbers, name: str) -> np.ndarray:
@@ -31,35 +31,47 @@ def _count(n: Numbers, name: str) -> np.ndarray:
 
 
 def best_of_n_probability(p: Numbers, n: Numbers) -> np.ndarray | np.float64:
-    """Probability that the best of n independent drafts is right: 1 - (1 - p)^n (Proposition 3.1).
+    """Probability that the best of n independent drafts is correct: 1 - (1 - p)^n (Proposition 3.1).
 
-    `p` and `n` broadcast against each other. p is one prompt's success probability; put a mean over
-    prompts in its place and the answer is too high (Jensen: the formula is concave in p).
+    Args:
+        p: success probability of one prompt. A mean over prompts gives too high a result, because the formula
+            is concave in p (Jensen's inequality).
+        n: number of drafts; broadcasts with `p`.
 
-    Raises ValueError where p is not in [0, 1] or n is not a whole number >= 1.
+    Raises:
+        ValueError: p is not in [0, 1], or n is not a whole number >= 1.
     """
     p, n = _probability(p, "p"), _count(n, "n")
-    with np.errstate(divide="ignore"):  # p = 1: log 0 = -inf, and the answer is exactly 1
-        return -np.expm1(n * np.log1p(-p))  # keeps its digits for p = 1e-12, where 1 - (1-p)^n has none
+    with np.errstate(divide="ignore"):  # p = 1: log 0 = -inf, and the result is exactly 1
+        return -np.expm1(n * np.log1p(-p))  # accurate for p = 1e-12, where 1 - (1-p)^n is not
 
 
 def dead_group_probability(p: Numbers, group_size: Numbers) -> np.ndarray | np.float64:
-    """Probability that all rewards of a group agree: p^G + (1 - p)^G. Then every advantage is 0 (Eq. 4).
+    """Probability that all rewards of a group are equal: p^G + (1 - p)^G. Every advantage is then 0 (Eq. 4).
 
     `p` and `group_size` broadcast. A group of one is always dead.
 
-    Raises ValueError where p is not in [0, 1] or group_size is not a whole number >= 1.
+    Raises:
+        ValueError: p is not in [0, 1], or group_size is not a whole number >= 1.
     """
     p, group_size = _probability(p, "p"), _count(group_size, "group_size")
     return np.minimum(p**group_size + (1 - p) ** group_size, 1.0)  # p + (1 - p) may round above 1
 
 
 def simulate_best_of_n(p: float, n: int, trials: int, rng: np.random.Generator) -> float:
-    """Share of `trials` in which at least one of n drafts is right. Draws every draft; uses no formula.
+    """Fraction of `trials` in which at least one of n drafts is correct.
 
-    Its standard error is sqrt(x (1 - x) / trials) with x = 1 - (1 - p)^n.
+    It samples every draft and uses no formula. Its standard error is sqrt(x (1 - x) / trials) with
+    x = 1 - (1 - p)^n.
 
-    Raises ValueError where p is not in [0, 1], or n or trials is not a whole number >= 1.
+    Args:
+        p: success probability of a draft.
+        n: drafts per trial.
+        trials: number of trials.
+        rng: source of the random numbers.
+
+    Raises:
+        ValueError: p is not in [0, 1], or n or trials is not a whole number >= 1.
     """
     _probability(p, "p"), _count(n, "n"), _count(trials, "trials")
     step, hits = max(1, _CHUNK // n), 0
@@ -71,7 +83,7 @@ def simulate_best_of_n(p: float, n: int, trials: int, rng: np.random.Generator) 
 
 @dataclass(frozen=True)
 class ToyResult:
-    """What `simulate_igrpo` saw, as shares of its prompts; the budget is R = N + G rollouts each."""
+    """Means over the prompts of `simulate_igrpo`; the budget is R = N + G rollouts per prompt."""
 
     draft_reward: float
     """mean reward of a single draft: the policy's mean success probability"""
@@ -80,7 +92,7 @@ class ToyResult:
     refinement_reward: float
     """mean reward of a refinement"""
     mixed_grpo_full: float
-    """share of GRPO's groups of R = N + G that hold a right and a wrong completion"""
+    """fraction of GRPO's groups of R = N + G with both correct and incorrect completions"""
     mixed_grpo_small: float
     """the same for GRPO with groups of G: iGRPO's gradient budget without its drafts"""
     mixed_igrpo: float
@@ -103,15 +115,23 @@ def simulate_igrpo(
     prompts: int,
     rng: np.random.Generator,
 ) -> ToyResult:
-    """One step of iGRPO and of two GRPO baselines on prompts whose difficulties differ.
+    """Simulate one step of iGRPO and of two GRPO baselines on prompts of different difficulty.
 
-    Each prompt's p is drawn from a Beta with mean `p_mean` and `p_concentration` = alpha + beta (large:
-    all prompts alike; small: most are hopeless or trivial). A refinement of a right draft is right with
-    probability `p_keep`; one of a wrong draft with `p_fix`, or, if `p_fix` is None, with the prompt's own
-    p: the draft then carries no information beyond the verifier's bit.
+    The success probability p of each prompt is sampled from a Beta distribution.
 
-    Raises ValueError naming the argument: p_mean not strictly inside (0, 1), p_concentration <= 0, a
-    probability outside [0, 1], or a count below 1.
+    Args:
+        p_mean: mean of the Beta distribution.
+        p_concentration: its alpha + beta. Large: all prompts are similar; small: most are hopeless or easy.
+        p_fix: probability that a refinement of an incorrect draft is correct. None: the prompt's own p, so
+            that the draft carries no information beyond its verdict.
+        p_keep: probability that a refinement of a correct draft is correct.
+        num_drafts, num_refinements: N and G.
+        prompts: number of prompts.
+        rng: source of the random numbers.
+
+    Raises:
+        ValueError: p_mean is not strictly inside (0, 1), p_concentration <= 0, a probability is outside
+            [0, 1], or a count is below 1 (the message names the argument).
     """
     if not 0 < p_mean < 1:
         raise ValueError(f"p_mean must lie strictly between 0 and 1, got {p_mean}")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from igrpo_kit.analysis.compare import Summary, load_records, summarize
+from igrpo_kit.analysis.compare import Summary, load_records
 from igrpo_kit.core.rows import Row
 from igrpo_kit.experiments.experiment import GRPO_8, IGRPO, Experiment, record_folders
 from igrpo_kit.experiments.runner import run_experiment
@@ -143,4 +143,4 @@ def ablate(experiment: Experiment, folder: str | Path, *, jobs: int = 2) -> tupl
     """
     run_experiment(experiment, folder, jobs=jobs)
     records, base = load_records(folder, record_folders(experiment))
-    return summarize(records, base, baseline=experiment.baseline, against=experiment.against), base
+    return experiment.summarize(records, base), base

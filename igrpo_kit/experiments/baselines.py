@@ -9,7 +9,7 @@ of the table draw equally many completions. What differs is what Stage 2 is aske
 | Self-Verification | q, an answer | a right verdict on it | both stages, each on its own prompt |
 | Critique-GRPO | q, an answer, a critique | a right answer | both as one group, *on q alone* |
 
-They are small: the idea of each (arXiv 2506.01369, 2506.03106) on our components, not its authors' system.
+They are small: the idea of each (https://arxiv.org/abs/2506.01369, 2506.03106) on our components, not its authors' system.
 Each says what was left out. Both train Stage 1, so `TrainConfig.train_drafts` has to be True.
 """
 
@@ -20,12 +20,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from igrpo_kit.core.advantages import fill_unscored
-from igrpo_kit.core.losses import GRPO, Objective
+from igrpo_kit.core.losses import GRPO, Mask, Objective, PerRow, PerToken
 from igrpo_kit.core.prompts import Messages, VerdictFormat
 from igrpo_kit.core.rows import Row
 from igrpo_kit.core.selection import Selector, select_drafts
@@ -111,7 +111,7 @@ def self_verification_rollout(
 ) -> Rollout:  # fmt: skip
     """N answers to q and G verdicts on one of them; a verdict is rewarded where it agrees with the reward.
 
-    As in Self-Verification (arXiv 2506.01369) one policy learns both in one update, and verdicts are always
+    As in Self-Verification (https://arxiv.org/abs/2506.01369) one policy learns both in one update, and verdicts are always
     about its present answers. Simplified: a verdict is one word without reasoning; which answer is judged is
     left to the selector (choose "random"); no balancing of right and wrong answers, no reward that grows
     with the difficulty of the verdict; and nothing is judged that an earlier policy wrote.
@@ -241,9 +241,7 @@ class ShapedOffPolicy(Objective):
 
     gamma: float = 0.1
 
-    def surrogate(
-        self, log_probs: Float[Tensor, "B T"], ratio: Float[Tensor, "B T"], advantages: Float[Tensor, " B"]
-    ) -> Float[Tensor, "B T"]:
+    def surrogate(self, log_probs: PerToken, ratio: PerToken, advantages: PerRow) -> PerToken:
         """See the class."""
         p = log_probs.exp()
         return advantages.detach()[:, None] * p / (p + self.gamma)
@@ -293,16 +291,11 @@ def critique_trained_as_if_from_q(
     """
     drafts, of_answers, of_refinements = _one_group(rollout, objective, train_drafts)
     given_q = replace(rollout.refinements.samples, prompt_ids=drafts.samples.prompt_ids)
-    return [
-        Trained(drafts.samples, of_answers, objective),
-        Trained(given_q, of_refinements, objective),
-    ]
+    return [Trained(drafts.samples, of_answers, objective), Trained(given_q, of_refinements, objective)]
 
 
 @torch.no_grad()
-def question_ratio(
-    model: Any, rollout: Rollout, *, temperature: float = 1.0
-) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
+def question_ratio(model: Any, rollout: Rollout, *, temperature: float = 1.0) -> tuple[PerToken, Mask]:
     """pi(o_t | q, o_<t) / pi(o_t | q', o_<t) of each refinement's tokens, before any update, and their mask.
 
     On the prompt a completion was drawn from this ratio is 1, which is why iGRPO conditions its refinements

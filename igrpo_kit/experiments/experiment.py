@@ -5,7 +5,7 @@ and in nothing else. Policies, problems, rewards, objectives and variants go by 
 below, so that an experiment can be written to a file, and a process started from it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
@@ -14,8 +14,10 @@ from typing import Any, Literal, get_type_hints
 import msgspec
 import yaml
 
+from igrpo_kit.analysis.compare import COLUMNS, Record, Summary, summarize
 from igrpo_kit.core.losses import CISPO, DAPO, GRPO, GSPO, DrGRPO, Objective
 from igrpo_kit.core.prompts import PromptFormat
+from igrpo_kit.core.rows import Row
 from igrpo_kit.experiments.baselines import CRITIQUE_AS_IF_FROM_Q, CRITIQUE_GRPO, SELF_VERIFICATION
 from igrpo_kit.policies.policy import DRAFT_AFTER, DRAFT_BEFORE
 from igrpo_kit.tasks.problem import Problem
@@ -89,9 +91,14 @@ class Experiment:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for key, table in (("problems", PROBLEMS), ("reward", REWARDS)):
+        tables: dict[str, Collection[str]] = {"problems": PROBLEMS, "reward": REWARDS, "metric": COLUMNS}
+        for key, table in (tables | {"baseline": self.methods}).items():
             if getattr(self, key) not in table:
                 raise ValueError(f"{key}: one of {', '.join(table)}, got {getattr(self, key)!r}")
+        if unknown := {*self.against, *self.against.values()} - self.methods.keys():
+            raise ValueError(f"against: no method {', '.join(map(repr, sorted(unknown)))}")
+        if len(set(record_folders(self).values())) < len(self.methods) * len(self.seeds):
+            raise ValueError("methods, seeds: two runs would be written to one folder")
         for method in self.methods:
             try:
                 self.config(method, seed=0)
@@ -121,6 +128,10 @@ class Experiment:
         sample = PROBLEMS[self.problems]
         return sample(self.held_out_problems, seed=1, split="held_out", distinct=True)
 
+    def summarize(self, records: Sequence[Record], base: Row) -> list[Summary]:
+        """`compare.summarize` with this experiment's baselines."""
+        return summarize(records, base, baseline=self.baseline, against=self.against)
+
     def to_yaml(self) -> str:
         """The experiment as a file; `read_experiment` gives it back."""
         return yaml.safe_dump(msgspec.to_builtins(asdict(self)), sort_keys=False, allow_unicode=True)
@@ -141,15 +152,19 @@ def _objective(data: dict[str, Any]) -> Objective:
     name = data.get("name")
     if name not in OBJECTIVES:
         raise ValueError(f"objective: its name is one of {', '.join(OBJECTIVES)}, got {name!r}")
-    return OBJECTIVES[name](**{key: value for key, value in data.items() if key != "name"})
+    settings = {key: value for key, value in data.items() if key != "name"}
+    if unknown := settings.keys() - {f.name for f in fields(OBJECTIVES[name])}:
+        raise ValueError(f"objective: {name} has no {', '.join(sorted(unknown))}")
+    return msgspec.convert(settings, OBJECTIVES[name])
 
 
 def read_experiment(path: str | Path) -> Experiment:
     """An experiment from a YAML file. Raises FileNotFoundError, and ValueError naming file and key."""
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        unknown = sorted(set(data) - {f.name for f in fields(Experiment)})
-        if unknown:
+        if not isinstance(data, dict):
+            raise ValueError("not a mapping of keys to values")
+        if unknown := sorted(set(data) - {f.name for f in fields(Experiment)}):
             raise ValueError(f"unknown keys: {', '.join(unknown)}")
         return msgspec.convert(data, Experiment)
     except (yaml.YAMLError, TypeError, ValueError) as error:

@@ -2,22 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
 
-from igrpo_kit.analysis.compare import Record, load_records, summarize
 from igrpo_kit.analysis.cost import SCHEDULES, Job, calibrated, job_cost
 from igrpo_kit.analysis.paper import load_table, row_means
 from igrpo_kit.analysis.stats.passk import pass_at_k_curve
-from igrpo_kit.core.data import data_path
-from igrpo_kit.core.rows import Row
 from igrpo_kit.core.toy import simulate_best_of_n, simulate_igrpo
-from igrpo_kit.experiments.experiment import record_folders
-from igrpo_kit.experiments.presets import load_experiment
+from igrpo_kit.experiments.presets import committed
 from igrpo_kit.viz.files import write_html, write_pngs
 from igrpo_kit.viz.plots import plot_best_of_n, plot_mixed_groups
 from igrpo_kit.viz.results import (
@@ -38,11 +34,6 @@ from igrpo_kit.viz.runs import (
     seeds_of,
 )
 from igrpo_kit.viz.style import in_dark
-
-
-@cache
-def _records(preset: str) -> tuple[list[Record], Row]:
-    return load_records(data_path("runs") / preset, record_folders(load_experiment(preset)))
 
 
 def best_of_n() -> go.Figure:
@@ -69,74 +60,74 @@ def mixed_groups() -> go.Figure:
         )
         for x in p.tolist()
     ]
-    assumption = "a model: 95 % of refinements keep a right draft; a wrong one changes nothing"
+    assumption = "a model: 95% of refinements keep a correct draft; an incorrect one changes nothing"
     return plot_mixed_groups(p, results, num_drafts=4, num_refinements=4, assumption=assumption)
 
 
 def comparison(preset: str) -> go.Figure:
     """A committed experiment, from its records."""
-    records, base = _records(preset)
-    return plot_comparison(records, base, title=load_experiment(preset).title)
+    experiment, records, base = committed(preset)
+    return plot_comparison(records, base, title=experiment.title)
 
 
 def entropy() -> go.Figure:
     """Countdown: entropy four ways; GRPO-4 trains on as many completions as iGRPO, and sees no draft."""
-    records, base = _records("countdown-cpu")
+    _, records, base = committed("countdown-cpu")
     shown = seeds_of(records, "GRPO-8", "iGRPO 4+4", "GRPO-4")
     return plot_entropy(shown, base, title="Countdown: is entropy kept, or is learning slower?")
 
 
 def pass_at_n() -> go.Figure:
     """Countdown: Pass@N before and after training."""
-    records, base = _records("countdown-cpu")
+    _, records, base = committed("countdown-cpu")
     n = range(1, base["num_samples"] + 1)
-    untrained = pass_at_k_curve(base["num_samples"], base["right"], n, rng=np.random.default_rng(0))
+    untrained = pass_at_k_curve(base["num_samples"], base["correct"], n, rng=np.random.default_rng(0))
     return plot_pass_at_n(
         {method: pass_intervals(seeds_of(records, method), n) for method in ("GRPO-8", "iGRPO 4+4")},
         before=as_intervals(untrained),
         title="Countdown: training buys Pass@1 with Pass@32",
-        subtitle="unbiased; 95 % bands over seeds, before training over problems",
+        subtitle="unbiased; 95% bands over seeds, before training over problems",
     )
 
 
 def rewards() -> go.Figure:
     """Addition, where what is trained and what is asked for part most."""
-    records, base = _records("addition-cpu")
+    _, records, base = committed("addition-cpu")
     return plot_rewards(records, base, title="Addition: a training reward is not one number")
 
 
 def lengths() -> go.Figure:
     """Addition, the one task of the three where the length is free."""
-    records, _ = _records("addition-cpu")
+    _, records, _ = committed("addition-cpu")
     return plot_lengths(records, title="Addition: tokens per completion")
 
 
 def dead_groups() -> go.Figure:
-    """Countdown: why groups have nothing to teach."""
-    records, _ = _records("countdown-cpu")
+    """Countdown: why groups contribute no gradient."""
+    _, records, _ = committed("countdown-cpu")
     shown = seeds_of(records, "GRPO-8", "iGRPO 4+4", "GRPO-4")
     return plot_dead_group_kinds(shown, title="Countdown: groups without a gradient")
 
 
 def transitions() -> go.Figure:
     """Countdown: copies, repairs and damage under iGRPO."""
-    records, _ = _records("countdown-cpu")
+    _, records, _ = committed("countdown-cpu")
     return plot_transitions(seeds_of(records, "iGRPO 4+4"), title="Countdown: refinements come to be copies")
 
 
 def differences(presets: Sequence[str], *, title: str) -> go.Figure:
-    """Recorded experiments: each method's held-out score minus that of what it is compared with."""
+    """Recorded experiments: each method's held-out reward minus that of what it is compared with."""
     groups = {}
     for preset in presets:
-        experiment, (records, base) = load_experiment(preset), _records(preset)
-        summaries = summarize(records, base, baseline=experiment.baseline, against=experiment.against)
+        experiment, records, base = committed(preset)
+        summaries = experiment.summarize(records, base)
         groups[preset.removesuffix("-cpu").removeprefix("ablation-")] = {
             s.method: s.differences[experiment.metric] for s in summaries if s.differences
         }
     return plot_forest(
         groups,
         title=title,
-        subtitle="held-out problems; paired by seed, 95 % intervals (Student)",
+        subtitle="held-out problems; paired by seed, 95% intervals (Student)",
         x_title="difference of the mean reward",
     )
 
@@ -197,7 +188,9 @@ FIGURES: dict[str, Callable[[], go.Figure]] = {
     "transitions": transitions,
     "smollm2-cpu": partial(comparison, "smollm2-cpu"),
     "differences": partial(
-        differences, ("countdown-cpu", "addition-cpu", "graded-cpu"), title="Single-shot score minus GRPO-8's"
+        differences,
+        ("countdown-cpu", "addition-cpu", "graded-cpu"),
+        title="Single-shot reward minus GRPO-8's",
     ),
     "ablations": partial(
         differences,
@@ -213,16 +206,15 @@ SHOWN = ("differences", "entropy", "pass_at_n")
 """The figures of the README: there on dark paper too, `<name>-dark.png`, for readers who read on it."""
 
 
-def draw_pages(folder: Path) -> list[Path]:
+def draw_pages(folder: str | Path) -> list[Path]:
     """Write every figure as `folder/html/<name>.html`, which open without a network and share one script."""
-    return [
-        write_html(draw(), folder / "html" / f"{name}.html", shared_script=True)
-        for name, draw in FIGURES.items()
-    ]
+    pages = Path(folder) / "html"
+    return [write_html(draw(), pages / f"{name}.html", shared_script=True) for name, draw in FIGURES.items()]
 
 
-def draw_pictures(folder: Path) -> list[Path]:
+def draw_pictures(folder: str | Path) -> list[Path]:
     """Write every figure as `folder/<name>.png`. Raises FileNotFoundError where no browser is found."""
+    folder = Path(folder)
     figures = {folder / f"{name}.png": draw() for name, draw in FIGURES.items()}
     dark = {folder / f"{name}-dark.png": in_dark(figures[folder / f"{name}.png"]) for name in SHOWN}
     return write_pngs(figures | dark)

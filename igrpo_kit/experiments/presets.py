@@ -1,10 +1,13 @@
 """The experiments that come with the kit: the files of `data/experiments/`, and the ablations."""
 
+from functools import cache
 from pathlib import Path
 
+from igrpo_kit.analysis.compare import Record, load_records
 from igrpo_kit.core.data import data_path
+from igrpo_kit.core.rows import Row
 from igrpo_kit.experiments.ablations import FACTORS, ablation
-from igrpo_kit.experiments.experiment import Experiment, read_experiment
+from igrpo_kit.experiments.experiment import Experiment, read_experiment, record_folders
 
 
 def preset_names() -> list[str]:
@@ -27,4 +30,11 @@ def load_experiment(name_or_path: str | Path) -> Experiment:
         )
     if name.startswith("ablation-"):
         return ablation(name.removeprefix("ablation-"))
-    return read_experiment(data_path("experiments") / f"{name}.yaml")
+    return read_experiment(data_path(f"experiments/{name}.yaml"))
+
+
+@cache
+def committed(preset: str) -> tuple[Experiment, list[Record], Row]:
+    """A preset with its records in `data/runs`, and the untrained policy's evaluation from q."""
+    experiment = load_experiment(preset)
+    return experiment, *load_records(data_path(f"runs/{preset}"), record_folders(experiment))

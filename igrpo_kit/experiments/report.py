@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -28,7 +28,7 @@ from igrpo_kit.analysis.compare import (
 from igrpo_kit.core.data import data_path
 from igrpo_kit.core.rows import Row
 from igrpo_kit.experiments.experiment import Experiment, record_folders
-from igrpo_kit.experiments.presets import load_experiment
+from igrpo_kit.experiments.presets import committed
 
 REPORTED = (
     "greedy",
@@ -59,7 +59,7 @@ def comparison_text(experiment: Experiment, folder: str | Path) -> tuple[str, li
     if seeds == 1:
         note = "Held-out problems. 95% intervals over the problems; they exclude run-to-run variance."
         return f"\n{note}\n\n{one_run_table(records, base)}", records, base
-    summaries = summarize(records, base, baseline=experiment.baseline, against=experiment.against)
+    summaries = experiment.summarize(records, base)
     columns = [c for c in REPORTED if any(c in summary.numbers for summary in summaries)]
     note = f"Held-out problems, single shot from q unless stated. Mean [95% interval over {seeds} seeds]."
     said = [
@@ -71,15 +71,9 @@ def comparison_text(experiment: Experiment, folder: str | Path) -> tuple[str, li
     return "\n".join(["", note, "", text, "", *said]), records, base
 
 
-@cache
-def _loaded(preset: str) -> tuple[Experiment, list[Record], Row]:
-    experiment = load_experiment(preset)
-    return experiment, *load_records(data_path("runs") / preset, record_folders(experiment))
-
-
 def _bullets(preset: str, baseline: str = "", only: Sequence[str] = ()) -> str:
     """The verdict on each method; against another `baseline`, for the methods named."""
-    experiment, records, base = _loaded(preset)
+    experiment, records, base = committed(preset)
     against = {} if baseline else experiment.against
     baseline = baseline or experiment.baseline
     lines = [
@@ -92,13 +86,13 @@ def _bullets(preset: str, baseline: str = "", only: Sequence[str] = ()) -> str:
 
 
 def _long(preset: str) -> str:
-    experiment, records, base = _loaded(preset)
-    summaries = summarize(records, base, baseline=experiment.baseline)
+    experiment, records, base = committed(preset)
+    summaries = experiment.summarize(records, base)
     return table(summaries, base, [experiment.metric, *_SHORT]) + "\n\n" + _bullets(preset)
 
 
 def _one_run(preset: str) -> str:
-    _, records, base = _loaded(preset)
+    _, records, base = committed(preset)
     return one_run_table(records, base)
 
 
@@ -106,9 +100,9 @@ def _summary() -> str:
     head = "task, measure, seeds, before training, GRPO-8, iGRPO 4+4 minus GRPO-8"
     rows = [[*head.split(", "), "both stages trained (ours) minus GRPO-8"]]
     for preset in ("countdown-cpu", "addition-cpu", "graded-cpu"):
-        experiment, records, base = _loaded(preset)
+        experiment, records, base = committed(preset)
         key = experiment.metric
-        by_method = {s.method: s for s in summarize(records, base, baseline=experiment.baseline)}
+        by_method = {s.method: s for s in experiment.summarize(records, base)}
         start = COLUMNS[key].of_evaluation
         assert start is not None
         differences = [signed(by_method[method].differences[key]) for method in ("iGRPO 4+4", _BOTH)]
@@ -142,7 +136,7 @@ _COSTS: tuple[tuple[str, str, str, str], ...] = (
 def _costs() -> str:
     rows = [["benchmark (`make bench`; one thread)", "median [95% interval]", "samples"]]
     for name, what, form, unit in _COSTS:
-        row = json.loads((data_path("benchmarks") / f"{name}.json").read_text())
+        row = json.loads(data_path(f"benchmarks/{name}.json").read_text())
         value, low, high, least, most = (
             format(x, form)
             for x in (row["value"], *row["interval"], min(row["samples"]), max(row["samples"]))
@@ -184,7 +178,7 @@ def _change(records: Iterable[Record], name: str, digits: int) -> str:
 
 
 def _addition_mechanism() -> str:
-    runs = [r for r in _loaded("addition-cpu")[1] if r.method == "iGRPO 4+4"]
+    runs = [r for r in committed("addition-cpu")[1] if r.method == "iGRPO 4+4"]
     change = partial(_change, runs)
     return (
         f"Under iGRPO 4+4, from the first to the last 20 steps, means over {len(runs)} seeds: the share of "
@@ -195,7 +189,7 @@ def _addition_mechanism() -> str:
 
 
 def _smollm2_mechanism() -> str:
-    (run,) = [r for r in _loaded("smollm2-cpu")[1] if r.method == "iGRPO 4+4"]
+    (run,) = [r for r in committed("smollm2-cpu")[1] if r.method == "iGRPO 4+4"]
 
     def change(name: str) -> str:
         start, end = (fmean(row[name] for row in part) for part in (run.metrics[:10], run.metrics[-10:]))

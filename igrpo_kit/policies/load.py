@@ -13,10 +13,7 @@ from typing import Any
 import httpx
 import torch
 from huggingface_hub import constants
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from igrpo_kit.core.data import data_path, models_path
 from igrpo_kit.core.prompts import PAPER_FORMAT, PromptFormat

@@ -29,8 +29,8 @@ class Policy:
     """its fast tokenizer, with a chat template"""
     prompt_format: PromptFormat
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write model (safetensors), tokenizer and prompt format, to be read by `load_policy`."""
         self.model.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
-        (folder / FORMAT_FILE).write_text(json.dumps(asdict(self.prompt_format), indent=1) + "\n")
+        (Path(folder) / FORMAT_FILE).write_text(json.dumps(asdict(self.prompt_format), indent=1) + "\n")

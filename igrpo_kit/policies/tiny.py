@@ -2,11 +2,7 @@
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 _SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>", "<d>", "</d>", "<a>"]
 _CHARACTERS = "0123456789+-*=,:;|() "

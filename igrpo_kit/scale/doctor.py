@@ -33,7 +33,7 @@ def _versions() -> Iterator[Finding]:
     yield Finding("Python", "ok", f"{platform.python_version()} on {platform.platform()}")
     for line in requires("igrpo-kit") or []:
         needed = Requirement(line)
-        extra = next((e for e in ("", "train", "figures", "notebooks", "vllm") if _asked(needed, e)), None)
+        extra = next((e for e in ("", "train", "figures", "notebooks") if _asked(needed, e)), None)
         if extra is None or needed.name == "igrpo-kit":
             continue
         install = f"pip install 'igrpo-kit[{extra}]'" if extra else "pip install --force-reinstall igrpo-kit"
@@ -56,26 +56,21 @@ def _asked(needed: Requirement, extra: str) -> bool:
 def _device() -> Iterator[Finding]:
     import torch
 
-    if not torch.cuda.is_available():
-        yield Finding("device", "ok", f"CPU, {os.cpu_count()} cores; torch sees no CUDA GPU")
-        return
-    for i in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(i)
-        yield Finding("device", "ok", f"{properties.name}, {properties.total_memory / 1e9:.0f} GB")
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    found = ", ".join(f"{gpu.name} {gpu.total_memory / 1e9:.0f} GB" for gpu in gpus)
+    yield Finding("device", "ok", found or f"CPU, {os.cpu_count()} cores; torch sees no CUDA GPU")
 
 
 def _data() -> Iterator[Finding]:
     for name in ("policies/tiny", "runs/countdown-cpu", "paper", "problems", "recipes.json"):
-        found = data_path(name)
-        if found.exists():
-            yield Finding(f"data: {name}", "ok", str(found))
-        else:
-            mend = "reinstall igrpo-kit, or unset IGRPO_DATA"
-            yield Finding(f"data: {name}", "failed", f"{found} does not exist", mend)
-    fetched = [path.name for path in models_path().glob("*") if path.is_dir()]
+        found, mend = data_path(name), "reinstall igrpo-kit, or unset IGRPO_DATA"
+        there = found.exists()
+        detail = str(found) if there else f"{found} does not exist"
+        yield Finding(f"data: {name}", "ok" if there else "failed", detail, "" if there else mend)
+    fetched = ", ".join(path.name for path in models_path().glob("*") if path.is_dir())
     mend = "" if fetched else "igrpo fetch smollm2 (93 MB) for a real language model"
     status = "ok" if fetched else "missing"
-    yield Finding("fetched models", status, f"{', '.join(fetched) or 'none'} in {models_path()}", mend)
+    yield Finding("fetched models", status, f"{fetched or 'none'} in {models_path()}", mend)
 
 
 def _grader() -> Iterator[Finding]:
@@ -105,11 +100,9 @@ def _engine() -> Iterator[Finding]:
 
 def _browser() -> Iterator[Finding]:
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found:
-        yield Finding("browser", "ok", found)
-    else:
-        mend = "install Chromium (Debian: apt-get install chromium) to write figures as PNG"
-        yield Finding("browser", "missing", "no Chromium or Chrome on the PATH", mend)
+    mend = "" if found else "install Chromium (Debian: apt-get install chromium) to write figures as PNG"
+    detail = found or "no Chromium or Chrome on the PATH"
+    yield Finding("browser", "ok" if found else "missing", detail, mend)
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (_versions, _device, _data, _grader, _engine, _browser)

@@ -1,19 +1,20 @@
-"""A notebook as a batch job: one Python script with command-line flags, and the Slurm files that run it.
+"""A notebook as a batch job: a Python script with command-line flags, and the Slurm files that run it.
 
     igrpo export notebooks/08_full_run_a100.ipynb --out jobs
     python jobs/08_full_run_a100.py --help
     sbatch jobs/08_full_run_a100.one_node.slurm --recipe one-gpu
 
-The cell tagged `parameters` becomes the flags: `steps: int = 100  # policy updates` is `--steps`, an int, 100
-by default, with that help. Cells tagged `batch-skip` are left out, markdown becomes comments. The script
-stands under a main guard: an engine or a data loader that starts its workers by *spawn* imports the script
-again in each of them, and without the guard every worker would start the whole run.
+The cell tagged `parameters` becomes the flags: `steps: int = 100  # policy updates` is the flag `--steps`, an
+int with the default 100 and that help text. Cells tagged `batch-skip` are left out; Markdown becomes
+comments. The script's code is under a main guard. An engine or a data loader that starts its workers by
+*spawn* imports the script again in each of them, and without the guard every worker would start the whole
+run.
 
-The second way needs no script: papermill executes the notebook itself, cell by cell, and keeps what it
-printed and drew, which is better for reading and worse for several nodes, since it needs a Jupyter kernel and
-one process. papermill only warns of a parameter that does not exist, and goes on with the defaults.
-`run_notebook` (`igrpo run NOTEBOOK --steps 10`) takes the same flags as the script, so there a misspelt one
-fails before anything runs.
+The alternative is papermill, which executes the notebook itself, cell by cell, and keeps its output and
+figures. That suits reading, but not several nodes, because it needs a Jupyter kernel and a single process.
+papermill only warns about a parameter that does not exist and continues with the defaults. `run_notebook`
+(`igrpo run NOTEBOOK --steps 10`) takes the same flags as the script, so a misspelled one fails before
+anything runs.
 """
 
 import argparse
@@ -50,16 +51,16 @@ class Parameter:
         return "--" + self.name.replace("_", "-")
 
     def source(self) -> str:
-        """The line that adds the flag to the parser named `parser`; a bool becomes `--x` and `--no-x`."""
+        """The line that adds the flag to `parser`; a bool becomes `--x` and `--no-x`."""
         kind = "action=argparse.BooleanOptionalAction" if self.type == "bool" else f"type={self.type}"
         text = (self.help.replace("%", "%%") + " (%(default)s)").strip()
         return f"parser.add_argument({self.flag!r}, {kind}, default={self.default!r}, help={text!r})"
 
 
-def _cells(notebook: Path) -> Iterator[tuple[str, str, list[str], str]]:
-    """(name for messages, type, tags, source) of each cell. Raises ValueError for what is no notebook."""
+def _cells(notebook: str | Path) -> Iterator[tuple[str, str, list[str], str]]:
+    """(name for messages, type, tags, source) of each cell. Raises ValueError if the file is no notebook."""
     try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{notebook}: not a Jupyter notebook ({error!r})") from error
     for index, cell in enumerate(cells):
@@ -68,10 +69,10 @@ def _cells(notebook: Path) -> Iterator[tuple[str, str, list[str], str]]:
 
 
 def _parse(name: str, source: str) -> ast.Module:
-    """The cell's syntax tree. Raises ValueError naming the cell where it is not plain Python."""
+    """The cell's syntax tree. Raises ValueError naming the cell if it is not plain Python."""
     try:
         tree = ast.parse(source)
-        compile(tree, name, "exec")  # sees what parsing does not, such as an `await` outside a function
+        compile(tree, name, "exec")  # finds errors that parsing does not, such as `await` outside a function
     except SyntaxError as error:
         line = (source.splitlines() or [""])[(error.lineno or 1) - 1 : error.lineno]
         raise ValueError(
@@ -101,11 +102,11 @@ def _parameter(name: str, node: ast.stmt, comments: dict[int, str]) -> Parameter
     return Parameter(target, kind, default, comments.get(node.end_lineno or 0, ""))
 
 
-def notebook_parameters(notebook: Path) -> list[Parameter]:
+def notebook_parameters(notebook: str | Path) -> list[Parameter]:
     """The parameters of a notebook, from its one cell tagged `parameters`.
 
-    Raises ValueError naming notebook, cell and parameter: none or several such cells, anything else than
-    `name: type = literal`, a value that is not of its type, a name given twice.
+    Raises ValueError naming notebook, cell, and parameter if there are none or several such cells, and for
+    anything other than `name: type = literal`, a value that is not of its type, or a name given twice.
     """
     tagged = [(name, source) for name, _, tags, source in _cells(notebook) if "parameters" in tags]
     if len(tagged) != 1:
@@ -122,13 +123,13 @@ def notebook_parameters(notebook: Path) -> list[Parameter]:
 
 
 def indent(source: str) -> str:
-    """`source` four columns further in, but for the lines inside a string: they are its value."""
+    """`source` indented by four columns, except for lines inside a string, which belong to its value."""
     inside, open_strings = set[int](), list[int]()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         kind = tokenize.tok_name[token.type]
         if kind == "STRING":
             inside.update(range(token.start[0] + 1, token.end[0] + 1))
-        elif kind == "FSTRING_START":  # from Python 3.12 on an f-string is several tokens
+        elif kind == "FSTRING_START":  # since Python 3.12 an f-string is several tokens
             open_strings.append(token.start[0])
         elif kind == "FSTRING_END":
             inside.update(range(open_strings.pop() + 1, token.end[0] + 1))
@@ -139,8 +140,8 @@ def indent(source: str) -> str:
     )
 
 
-def _body(notebook: Path) -> Iterator[str]:
-    """The script after the flags, cell by cell. Raises ValueError naming a cell that cannot run there."""
+def _body(notebook: str | Path) -> Iterator[str]:
+    """The script's body, cell by cell. Raises ValueError naming a cell that cannot run in a script."""
     cells = list(_cells(notebook))
     kept = [cell for cell in cells if not {SKIP, "parameters"} & set(cell[2])]
     trees = {name: _parse(name, source) for name, kind, _, source in kept if kind == "code"}
@@ -167,14 +168,14 @@ def _body(notebook: Path) -> Iterator[str]:
         yield "    # %%\n" + indent(source)
 
 
-def notebook_to_script(notebook: Path) -> str:
+def notebook_to_script(notebook: str | Path) -> str:
     """The notebook as the text of a Python script; see the module.
 
-    The script's docstring names the notebook and the SHA-256 of its file; `--show-parameters` prints what the
-    flags come to, as JSON, and runs nothing. Raises ValueError naming the cell that cannot be exported.
+    The script's docstring names the notebook and the SHA-256 of its file. `--show-parameters` prints the
+    resulting parameters as JSON and runs nothing. Raises ValueError naming a cell that cannot be exported.
     """
     parameters = notebook_parameters(notebook)
-    digest = hashlib.sha256(notebook.read_bytes()).hexdigest()
+    digest = hashlib.sha256(Path(notebook).read_bytes()).hexdigest()
     head = f'''"""Made by `igrpo export` from {job_name(notebook)}.ipynb; change that and export it again.
 
 source sha256: {digest}
@@ -207,20 +208,20 @@ def _parameters() -> argparse.Namespace:
             "",
         ]
     )
-    compile(script, notebook.stem + ".py", "exec")
+    compile(script, f"{job_name(notebook)}.py", "exec")
     return script
 
 
-def job_name(notebook: Path) -> str:
-    """The name of a notebook's script and job: that of its file, with nothing in it that a shell reads."""
-    return re.sub(r"[^\w.-]", "-", notebook.stem)
+def job_name(notebook: str | Path) -> str:
+    """The name of a notebook's script and job: its file name without characters that a shell interprets."""
+    return re.sub(r"[^\w.-]", "-", Path(notebook).stem)
 
 
-def slurm_file(notebook: Path, *, nodes: int) -> str:
-    """The Slurm file that runs the exported script on `nodes` nodes; of several the first serves vLLM."""
+def slurm_file(notebook: str | Path, *, nodes: int) -> str:
+    """The Slurm file that runs the exported script on `nodes` nodes; with several, the first serves vLLM."""
     values = {
         "@NAME@": job_name(notebook),
-        "@SHA256@": hashlib.sha256(notebook.read_bytes()).hexdigest(),
+        "@SHA256@": hashlib.sha256(Path(notebook).read_bytes()).hexdigest(),
         "@NODES@": str(nodes),
         "@GPUS@": "1" if nodes == 1 else "8",
     }
@@ -230,13 +231,13 @@ def slurm_file(notebook: Path, *, nodes: int) -> str:
     return text
 
 
-def export_notebook(notebook: Path, folder: Path) -> list[Path]:
-    """Write NAME.py and NAME.one_node.slurm, and NAME.multi_node.slurm where the notebook can use a server.
+def export_notebook(notebook: str | Path, folder: str | Path) -> list[Path]:
+    """Write NAME.py, NAME.one_node.slurm, and, if the notebook can use a server, NAME.multi_node.slurm.
 
-    What a Slurm file asks of a notebook: with a parameter `phase` it is run as "train" and then as
-    "evaluate", without one once; `recipe` and `vllm_host` together make it fit for several nodes. A training
-    loop that watches `IGRPO_STOP_FILE` (`scale.callbacks`) is requeued when preempted, and must resume by
-    itself. Returns the files. Raises ValueError as `notebook_to_script`.
+    What the Slurm files require of a notebook: with a parameter `phase` it is run as "train" and then as
+    "evaluate", without one it is run once. The parameters `recipe` and `vllm_host` together make it suitable
+    for several nodes. A training loop that watches `IGRPO_STOP_FILE` (`scale.callbacks`) is requeued when
+    preempted, and must be able to resume. Returns the files. Raises ValueError as `notebook_to_script` does.
     """
     parameters, name = {p.name for p in notebook_parameters(notebook)}, job_name(notebook)
     files = {
@@ -245,16 +246,17 @@ def export_notebook(notebook: Path, folder: Path) -> list[Path]:
     }
     if {"recipe", "vllm_host"} <= parameters:
         files[f"{name}.multi_node.slurm"] = slurm_file(notebook, nodes=2)
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for file, text in files.items():
         (folder / file).write_text(text, encoding="utf-8")
     return [folder / file for file in files]
 
 
-def run_notebook(notebook: Path, output: Path, flags: Sequence[str]) -> None:
-    """Execute a notebook with papermill, its parameters given as the script's flags; writes `output`.
+def run_notebook(notebook: str | Path, output: str | Path, flags: Sequence[str]) -> None:
+    """Execute a notebook with papermill, with its parameters given as the script's flags; write `output`.
 
-    A wrong flag ends the process as argparse does, status 2. Raises papermill's error where a cell fails.
+    A wrong flag ends the process with status 2, as in argparse. Raises papermill's error if a cell fails.
     """
     parser = argparse.ArgumentParser(prog=f"igrpo run {notebook}", allow_abbrev=False)
     for parameter in notebook_parameters(notebook):
@@ -265,9 +267,9 @@ def run_notebook(notebook: Path, output: Path, flags: Sequence[str]) -> None:
             parameter.flag, **kind, help=parameter.help.replace("%", "%%"), default=argparse.SUPPRESS
         )
     given = vars(parser.parse_args(list(flags)))
-    import papermill  # needed here alone, and slow to import
+    import papermill  # needed only here, and slow to import
 
-    output.parent.mkdir(parents=True, exist_ok=True)
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
     # Widget state would put 5 MB of JavaScript into the file for one live figure.
     papermill.execute_notebook(
         str(notebook),
@@ -275,7 +277,7 @@ def run_notebook(notebook: Path, output: Path, flags: Sequence[str]) -> None:
         given,
         kernel_name="python3",
         language="python",
-        cwd=str(notebook.parent),
+        cwd=str(Path(notebook).parent),
         store_widget_state=False,
         progress_bar=False,
     )

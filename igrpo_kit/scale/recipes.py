@@ -152,7 +152,7 @@ def problem_set(name: str) -> list[Problem]:
     """
     if name in HUB_SETS:
         return load_hub_set(name)
-    path = next((p for p in (data_path("problems") / name, Path(name)) if p.is_file()), None)
+    path = next((p for p in (data_path(f"problems/{name}"), Path(name)) if p.is_file()), None)
     if path is None:
         raise ValueError(f"problems: {name!r} is no set of the hub ({', '.join(HUB_SETS)}) and no file")
     return load_problems(path)

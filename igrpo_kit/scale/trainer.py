@@ -55,8 +55,7 @@ class IGRPOConfig(GRPOConfig):
 
     num_drafts: int = field(default=4, metadata={"help": "N, the drafts per prompt; 0 is GRPO"})
     select: str = field(
-        default="best",
-        metadata={"help": "which draft Stage 2 is shown", "choices": list(SELECTORS)},
+        default="best", metadata={"help": "which draft Stage 2 is shown", "choices": list(SELECTORS)}
     )
     max_draft_tokens: int | None = field(
         default=None, metadata={"help": "the draft's end that q' holds; None is all of it"}

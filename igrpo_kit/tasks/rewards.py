@@ -171,7 +171,7 @@ class FormatReward(Reward):
 
 class LengthPenalty(Reward):
     """0 up to `free`, falling in a straight line to -1 at `limit`, and -1 beyond: DAPO's soft overlong
-    punishment (arXiv 2503.14476, Eq. 13), as a reward to add to others.
+    punishment (https://arxiv.org/abs/2503.14476, Eq. 13), as a reward to add to others.
 
     Statuses: `in_limit`, `long`, `overlong`. Length is `count(text)`: characters, unless you pass a counter
     of tokens such as `lambda text: len(tokenizer(text).input_ids)`.

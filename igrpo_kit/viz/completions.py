@@ -1,6 +1,6 @@
 """Reading what the policy wrote: drafts and refinements side by side, and tokens by their numbers.
 
-Both are widgets without a figure, made of text that can do nothing (`viz.text`).
+Both are widgets without a figure, made of inert text (`viz.text`).
 """
 
 import html
@@ -10,17 +10,11 @@ from typing import Any
 
 import torch
 
-try:
-    import ipywidgets as widgets
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f"the browser of completions needs {error.name}: pip install 'igrpo-kit[notebooks]'", name=error.name
-    ) from None
-
 from igrpo_kit.core.advantages import group_advantages
 from igrpo_kit.core.rows import Row, read_rows
 from igrpo_kit.policies.samplers.sampler import Samples
 from igrpo_kit.training.records import RunLog
+from igrpo_kit.viz.notebook import widgets
 from igrpo_kit.viz.text import colored_tokens, difference_html, text_box, token_pieces, visible
 
 _CHOSEN, _OTHER = "border-left: 4px solid #009E73", "border-left: 4px solid #B0B0B0"
@@ -62,15 +56,13 @@ class CompletionsBrowser(widgets.VBox):
             self.page.value = rollout_html(self._rows[self.step.value][self.problem.value])
 
 
-def browse_completions(run: Path | Sequence[Row]) -> CompletionsBrowser:
+def browse_completions(run: str | Path | Sequence[Row]) -> CompletionsBrowser:
     """The completions a run recorded in full, from its folder or from rows.
 
     Raises FileNotFoundError where the folder holds none.
     """
-    if not isinstance(run, Path):
-        return CompletionsBrowser(run)
-    packed = run / f"{RunLog.SAMPLES}.gz"
-    return CompletionsBrowser(list(read_rows(packed if packed.exists() else run / RunLog.SAMPLES)))
+    rows = list(read_rows(Path(run) / RunLog.SAMPLES)) if isinstance(run, str | Path) else run
+    return CompletionsBrowser(rows)
 
 
 def rollout_html(row: Row) -> str:
@@ -91,9 +83,8 @@ def rollout_html(row: Row) -> str:
     else:
         parts.append("<h4>Completions</h4>")
     for completion, note in zip(row["completions"], notes, strict=True):
-        body = text_box(completion["text"])
-        if shown is not None:
-            body = difference_html(shown["text"], completion["text"])
+        text = completion["text"]
+        body = text_box(text) if shown is None else difference_html(shown["text"], text)
         parts.append(_card(completion, body, note=note))
     return "".join(parts)
 
@@ -131,10 +122,10 @@ class TokenView(widgets.VBox):
     def _page(self, name: str) -> str:
         values = self._numbers[name]
         tokens = colored_tokens(self._pieces, values, center=_CENTERS.get(name))
-        top = max(range(len(values)), key=lambda t: values[t]) if len(values) else None
         mean = sum(values) / max(len(values), 1)
         words = f"{len(values)} tokens, mean {html.escape(name)} {mean:.4g}"
-        if top is not None:
+        if len(values):
+            top = max(range(len(values)), key=lambda t: values[t])
             words += f", highest {values[top]:.4g} at token {top + 1}, “{visible(self._pieces[top])}”"
         return f'<div role="status">{words}</div>{tokens}'
 

@@ -1,4 +1,4 @@
-"""Things to drive, each one call: sliders and a figure, with the numbers in words beside it.
+"""Interactive explorers, each one call: sliders and a figure, with the numbers in words beside it.
 
 Every control works by keyboard. Each explorer is a `VBox` with one FigureWidget at most (a FigureWidget sends
 5 MB of JavaScript to its browser); `figure()` gives a plain copy, which a saved notebook keeps.
@@ -12,23 +12,14 @@ import torch
 from jaxtyping import Float, Real
 from scipy.special import betaln
 
-try:
-    import anywidget  # noqa: F401  plotly's FigureWidget needs it, and no extra of plotly's brings it
-    import ipywidgets as widgets
-    import plotly.graph_objects as go
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f"the explorers need {error.name}: pip install 'igrpo-kit[notebooks]'", name=error.name
-    ) from None
-from plotly.subplots import make_subplots
-
 from igrpo_kit.analysis.compare import Record
 from igrpo_kit.analysis.dynamics import Curve, thin, training_curve
 from igrpo_kit.core.advantages import group_advantages, leave_one_out_advantages
 from igrpo_kit.core.losses import GRPO, clipped_objective
 from igrpo_kit.core.rows import Row
 from igrpo_kit.core.toy import best_of_n_probability
-from igrpo_kit.viz.style import COLORS, DASHES, TEMPLATE
+from igrpo_kit.viz.notebook import go, make_subplots, widgets
+from igrpo_kit.viz.style import COLORS, PATTERNS, TEMPLATE, line_style
 
 _ALIKE = 1e9  # the concentration of a Beta distribution that is a point, to the eye
 _GROUP = 8  # rewards of the advantage explorer
@@ -106,22 +97,24 @@ def _two_panels(*titles: str) -> go.FigureWidget:
     return chart.update_layout(template=TEMPLATE, height=460, margin={"t": 50}, legend=legend)
 
 
+_BUDGET = {
+    "formula at the mean p": "lines",
+    "prompts that differ": "lines",
+    "simulated, 1,000 prompts": "markers",
+    "best of N is correct": "lines+markers",
+    "group of G is dead": "lines+markers",
+    "your split": "markers",
+}
+"""trace -> how it is drawn; the first three in the left panel"""
+
+
 def _budget_chart() -> go.FigureWidget:
     chart = _two_panels("best of k drafts", "budget split: best draft and dead group")
-    for i, name in enumerate(("formula at the mean p", "prompts that differ", "simulated, 1,000 prompts")):
-        line = {"mode": "markers" if i == 2 else "lines", "line": {"color": COLORS[i], "dash": DASHES[i]}}
-        chart.add_scatter(name=name, **line, marker={"color": COLORS[i]}, row=1, col=1)
-    for i, name in enumerate(("best of N is correct", "group of G is dead", "your split"), start=3):
-        line = {
-            "mode": "markers" if i == 5 else "lines+markers",
-            "line": {"color": COLORS[i], "dash": DASHES[i]},
-        }
-        chart.add_scatter(
-            name=name, **line, marker={"color": COLORS[i], "size": 12 if i == 5 else 6}, row=1, col=2
-        )
+    for i, (name, mode) in enumerate(_BUDGET.items()):
+        marker = {"color": COLORS[i], "size": 12 if name == "your split" else 6}
+        chart.add_scatter(name=name, mode=mode, line=line_style(i), marker=marker, row=1, col=1 + i // 3)
     chart.update_xaxes(title="k", type="log", row=1, col=1).update_xaxes(title="N drafts", row=1, col=2)
-    chart.update_yaxes(range=[-0.02, 1.02])
-    return chart
+    return chart.update_yaxes(range=[-0.02, 1.02])
 
 
 def best_of_n_explorer(
@@ -172,23 +165,17 @@ def best_of_n_explorer(
 def _advantage_chart() -> go.FigureWidget:
     chart = _two_panels("advantages", "surrogate of o1 against the ratio")
     for i, name in enumerate(("GRPO", "Dr. GRPO", "leave one out")):
-        chart.add_bar(
-            name=name,
-            marker={"color": COLORS[i], "pattern": {"shape": ("", "/", ".")[i]}},
-            row=1,
-            col=1,
-        )
-    chart.add_scatter(name="min(r A, clip(r) A)", line={"color": COLORS[3]}, row=1, col=2)
-    chart.add_scatter(
-        mode="markers", name="your ratio", marker={"color": COLORS[4], "size": 12}, row=1, col=2
-    )
-    chart.add_scatter(mode="lines", name="clip range", line={"color": COLORS[5], "dash": "dot"}, row=1, col=2)
-    chart.update_xaxes(title="ratio r", row=1, col=2)
-    return chart
+        marker = {"color": COLORS[i], "pattern": {"shape": PATTERNS[i]}}
+        chart.add_bar(name=name, marker=marker, row=1, col=1)
+    right = {"row": 1, "col": 2}
+    chart.add_scatter(name="min(r A, clip(r) A)", line={"color": COLORS[3]}, **right)
+    chart.add_scatter(name="your ratio", mode="markers", marker={"color": COLORS[4], "size": 12}, **right)
+    chart.add_scatter(name="clip range", mode="lines", line={"color": COLORS[5], "dash": "dot"}, **right)
+    return chart.update_xaxes(title="ratio r", **right)
 
 
 def advantage_explorer(rewards: Sequence[float] = (1, 0, 0, 0, 1, 0, 0, 0)) -> Explorer:
-    """Eight rewards to drag or type, three kinds of advantages, and what the clip leaves of a gradient.
+    """Eight rewards to drag or type, three kinds of advantages, and the effect of the clip on the gradient.
 
     The right panel draws min(r A, clip(r) A) of Eq. 21 for o1 against the ratio r; the words give the factor
     I A r in front of grad log pi (Eq. 23) at your ratio.
@@ -224,11 +211,8 @@ def advantage_explorer(rewards: Sequence[float] = (1, 0, 0, 0, 1, 0, 0, 0)) -> E
         ends = [1 - clip, 1 - clip, None, 1 + clip, 1 + clip]
         _set(traces["clip range"], ends, [low, high, None, low, high])
         factor = gradient_factor(r, A, clip)
-        state = (
-            "every advantage is 0: a <b>dead group</b>"
-            if not advantages["GRPO"].any()
-            else f"o1 has advantage <b>{A:+.3f}</b>"
-        )
+        dead = not advantages["GRPO"].any()
+        state = "every advantage is 0: a <b>dead group</b>" if dead else f"o1 has advantage <b>{A:+.3f}</b>"
         stopped = " The clip has stopped it." if factor == 0 and A != 0 else ""
         return f"{state}. At r = {r:.2f} its log-probs are pushed with I·A·r = <b>{factor:+.3f}</b>.{stopped}"
 
@@ -243,10 +227,9 @@ def surrogate_at(ratio: Float[np.ndarray, " K"], advantage: float, clip: float) 
 
 
 def gradient_factor(ratio: float, advantage: float, clip: float) -> float:
-    """I A r: what stands before grad log pi (Eqs. 22, 23)."""
-    objective = GRPO(clip_low=clip, clip_high=clip)
+    """I A r: the factor of grad log pi (Eqs. 22, 23)."""
     r, A = torch.tensor([[ratio]], dtype=torch.float64), torch.tensor([advantage], dtype=torch.float64)
-    clipped = objective.clipped(r, A)
+    clipped = GRPO(clip_low=clip, clip_high=clip).clipped(r, A)
     return 0.0 if clipped.item() else advantage * ratio
 
 
@@ -280,40 +263,37 @@ def run_explorer(records: Sequence[Record], base: Row) -> Explorer:
         "smooth": _slider(widgets.IntSlider, "mean of steps", 10, 1, 50, 1),
     }
     chart = go.FigureWidget(make_subplots(rows=4, cols=1, shared_xaxes=True, vertical_spacing=0.04))
-    for row, title in enumerate(_PANELS, start=1):
+    traces = {}
+    for row, (title, metric) in enumerate(_PANELS.items(), start=1):
         for i, method in enumerate(methods):
-            line = {"color": COLORS[i % len(COLORS)], "dash": DASHES[i % len(DASHES)]}
             chart.add_scatter(
-                mode="lines", name=method, legendgroup=method, showlegend=row == 1, line=line, row=row, col=1
-            )
+                mode="lines", name=method, legendgroup=method, showlegend=row == 1, line=line_style(i),
+                row=row, col=1,
+            )  # fmt: skip
+            traces[metric, method] = chart.data[-1]
         chart.update_yaxes(title=title, row=row, col=1)
     chart.update_layout(template=TEMPLATE, height=820, hovermode="x unified", hoversubplots="axis")
     chart.update_layout(legend={"orientation": "h", "y": -0.08})
 
     def redraw() -> str:
-        clock, seed = controls["clock"].value, controls["seed"].value
+        clock, seed, smooth = (controls[name].value for name in ("clock", "seed", "smooth"))
         chosen = {r.method: r for r in records if r.seed == seed}
         ends = []
-        for j, metric in enumerate(_PANELS.values()):
-            for i, method in enumerate(methods):
-                curve = _curve_or_nothing(
-                    chosen.get(method), metric, _CLOCKS[clock], base, controls["smooth"].value
-                )
-                trace = chart.data[j * len(methods) + i]
-                trace.x, trace.y = curve
-                if metric == "reward" and len(curve.y):
-                    ends.append(f"{method}: reward {curve.y[-1]:.3f} after {curve.x[-1]:g}")
-        chart.update_xaxes(title=clock if clock != "accuracy" else "held-out score so far", row=4, col=1)
+        for (metric, method), trace in traces.items():
+            x, y = _curve_or_nothing(chosen.get(method), metric, _CLOCKS[clock], base, smooth)
+            _set(trace, x, y)
+            if metric == "reward" and len(y):
+                ends.append(f"{method}: reward {y[-1]:.3f} after {x[-1]:g}")
+        chart.update_xaxes(title=clock if clock != "accuracy" else "held-out reward so far", row=4, col=1)
         return f"Seed {seed}, at equal {clock}. " + "; ".join(ends) + "."
 
     return Explorer(controls, chart, redraw)
 
 
 def _curve_or_nothing(record: Record | None, metric: str, clock: str, base: Row, smooth: int) -> Curve:
-    nothing = Curve(np.array([]), np.array([]))
-    if record is None:
-        return nothing
     try:
-        return thin(training_curve(record, metric, clock, base=base, on_q=True, smooth=smooth))
+        if record is not None:
+            return thin(training_curve(record, metric, clock, base=base, on_q=True, smooth=smooth))
     except LookupError:  # GRPO copies nothing
-        return nothing
+        pass
+    return Curve(np.array([]), np.array([]))

@@ -19,7 +19,7 @@ from igrpo_kit.viz.style import WIDTH, alt_text
 _DRAWN = ("x", "y", "error_x", "error_y", "text", "cells")
 """what a trace draws from; the rest is looks"""
 SCALE = 1.6
-"""sharp where 600 pixels are shown with 1,200 dots; twice the size would be half as many bytes again"""
+"""sharp where 600 pixels are shown with 1,200 dots; a scale of 2 would take half as many bytes again"""
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -43,13 +43,13 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def write_html(figure: go.Figure, path: Path, *, shared_script: bool = False) -> Path:
+def write_html(figure: go.Figure, path: str | Path, *, shared_script: bool = False) -> Path:
     """Write the figure, and its words, as one page that needs no network. Makes the folder.
 
     plotly.js (5 MB) is inside, or lies once beside all the pages of a folder (`shared_script`).
     Raises ValueError where nobody has described the figure (`viz.style.describe`).
     """
-    words = html.escape(alt_text(figure))
+    path, words = Path(path), html.escape(alt_text(figure))
     path.parent.mkdir(parents=True, exist_ok=True)
     script = path.parent / "plotly.min.js"
     if shared_script and not script.exists():
@@ -70,9 +70,9 @@ def write_html(figure: go.Figure, path: Path, *, shared_script: bool = False) ->
 def write_pngs(figures: Mapping[Path, go.Figure]) -> list[Path]:
     """Write each figure as a PNG, all in one start of the browser. Makes the folders.
 
-    A figure is `WIDTH` by 500 where it names no size, and each of its pixels `SCALE` of the picture's.
+    A figure that names no size is `WIDTH` by 500 pixels; the picture has `SCALE` times as many each way.
+    A picture carries its words and the data it was drawn from; `read_png` gives them back.
 
-    A picture carries its words and the data it was drawn from: `read_png` gives them back.
     Raises FileNotFoundError where there is no Chrome or Chromium to draw them, ValueError for a figure that
     nobody has described (`viz.style.describe`).
     """
@@ -82,12 +82,11 @@ def write_pngs(figures: Mapping[Path, go.Figure]) -> list[Path]:
     }
     for path in figures:
         path.parent.mkdir(parents=True, exist_ok=True)
-    drawn = [
-        path.with_name(f".{path.name}") for path in figures
-    ]  # a browser that is killed leaves half a file
+    # A browser that is killed leaves half a file.
+    drawn = [path.with_name(f".{path.name}") for path in figures]
+    widths = [figure.layout.width or WIDTH for figure in figures.values()]
+    heights = [figure.layout.height or 500 for figure in figures.values()]
     try:
-        widths = [figure.layout.width or WIDTH for figure in figures.values()]
-        heights = [figure.layout.height or 500 for figure in figures.values()]
         pio.write_images(list(figures.values()), drawn, width=widths, height=heights, scale=SCALE)
     except RuntimeError as error:
         if "Chrome" not in str(error):
@@ -95,9 +94,9 @@ def write_pngs(figures: Mapping[Path, go.Figure]) -> list[Path]:
         raise FileNotFoundError(
             "no browser to draw a PNG with: install Chromium (Debian: apt-get install chromium) or Chrome"
         ) from error
-    for half_done, (path, words) in zip(drawn, texts.items(), strict=True):
-        write_atomically(path, _with_texts(half_done.read_bytes(), words))
-        half_done.unlink()
+    for picture, (path, words) in zip(drawn, texts.items(), strict=True):
+        write_atomically(path, _with_texts(picture.read_bytes(), words))
+        picture.unlink()
     return list(figures)
 
 
@@ -106,19 +105,17 @@ def _with_texts(content: bytes, texts: Mapping[str, str]) -> bytes:
     end_of_header = len(_SIGNATURE) + 25  # IHDR is always 13 bytes long, and first
     chunks = b""
     for keyword, text in texts.items():
-        body = keyword.encode("latin-1") + b"\0\1\0\0\0" + zlib.compress(text.encode(), 9)
-        chunks += (
-            struct.pack(">I", len(body)) + b"iTXt" + body + struct.pack(">I", zlib.crc32(b"iTXt" + body))
-        )
+        body = b"iTXt" + keyword.encode("latin-1") + b"\0\1\0\0\0" + zlib.compress(text.encode(), 9)
+        chunks += struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
     return content[:end_of_header] + chunks + content[end_of_header:]
 
 
-def read_png(path: Path) -> tuple[str, list[dict[str, Any]]]:
+def read_png(path: str | Path) -> tuple[str, list[dict[str, Any]]]:
     """The words and the data that `write_pngs` put into a picture.
 
     Raises ValueError naming the file where it is no PNG, or one that carries neither.
     """
-    content, at = path.read_bytes(), len(_SIGNATURE)
+    content, at = Path(path).read_bytes(), len(_SIGNATURE)
     if content[:at] != _SIGNATURE:
         raise ValueError(f"{path}: not a PNG")
     texts: dict[str, str] = {}

@@ -8,61 +8,43 @@ import json
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import Float
-
-try:
-    import anywidget  # noqa: F401  plotly's FigureWidget needs it, and no extra of plotly's brings it
-    import ipywidgets as widgets
-    import plotly.graph_objects as go
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f"the live dashboard needs {error.name}: pip install 'igrpo-kit[notebooks]'", name=error.name
-    ) from None
-from plotly.subplots import make_subplots
-
+from igrpo_kit.analysis.compare import Record
+from igrpo_kit.analysis.dynamics import thin
 from igrpo_kit.core.rows import Row
 from igrpo_kit.training.records import RunLog
-from igrpo_kit.viz.runs import SMOOTH
+from igrpo_kit.viz.notebook import go, make_subplots, widgets
+from igrpo_kit.viz.runs import SMOOTH, metric_curve
 from igrpo_kit.viz.style import COLORS, TEMPLATE
 
 HZ, POINTS = 5.0, 1000
 
 
 class _Line(NamedTuple):
-    """One line of the dashboard: where it is drawn, and what it takes from a metric row."""
+    """One line of the dashboard: where it is drawn, and what it shows."""
 
     panel: int
     label: str
     dash: str
-    value: Callable[[Row], float | None]
-
-
-def _given_q(name: str) -> Callable[[Row], float | None]:
-    """The metric of the samples of q: of iGRPO's drafts, of GRPO's completions."""
-    return lambda row: row.get(f"stage1/{name}", row[name])
+    metric: str
+    on_q: bool = False
+    """of the completions of q: iGRPO's drafts, GRPO's group"""
+    only_with: str = ""
+    """the metric without which there is no such line; GRPO has no refinements and copies nothing"""
 
 
 _PANELS = ("reward", "entropy on q, nats", "dead groups", "copy rate")
 _LINES = (
-    _Line(0, "one answer to q", "solid", _given_q("reward")),
-    _Line(0, "best draft", "dot", lambda row: row.get("best_draft_reward")),
-    _Line(0, "refinement", "dash", lambda row: row["reward"] if "stage1/reward" in row else None),
-    _Line(1, "", "solid", _given_q("entropy")),
-    _Line(2, "", "solid", lambda row: row["dead_groups"]),
-    _Line(3, "", "solid", lambda row: row.get("copy_rate")),
+    _Line(0, "one answer to q", "solid", "reward", on_q=True),
+    _Line(0, "best draft", "dot", "best_draft_reward", only_with="best_draft_reward"),
+    _Line(0, "refinement", "dash", "reward", only_with="stage1/reward"),
+    _Line(1, "", "solid", "entropy", on_q=True),
+    _Line(2, "", "solid", "dead_groups"),
+    _Line(3, "", "solid", "copy_rate", only_with="copy_rate"),
 )
-
-
-def thin(values: Sequence[float], most: int) -> Float[np.ndarray, " n"]:
-    """At most `most` of the values, evenly spaced, the first and the last among them."""
-    keep = np.linspace(0, len(values) - 1, min(len(values), most)).round().astype(int)
-    return np.asarray(values, dtype=float)[keep]
 
 
 def follow_rows(
@@ -70,7 +52,7 @@ def follow_rows(
 ) -> Iterator[Row]:
     """The metric rows another process writes to a file, steps `after` + 1 to `last_step`, until `stopped()`.
 
-    The file need not be there yet, its last line need not be whole, and a run that goes on from a checkpoint
+    The file need not be there yet, its last line need not be whole, and a run that resumes from a checkpoint
     may cut it back; each step is given once. Raises ValueError naming the line that is no row.
     """
     given, offset, rest = after, 0, b""
@@ -99,21 +81,6 @@ def follow_rows(
                 return
 
 
-class _Curve:
-    """A line's points so far: the mean over the last SMOOTH rows, of those that have the number."""
-
-    def __init__(self, line: _Line, trace: go.Scatter) -> None:
-        self.line, self.trace = line, trace
-        self.recent: deque[float] = deque(maxlen=SMOOTH)
-        self.points: list[float] = []
-
-    def append(self, row: Row) -> None:
-        value = self.line.value(row)
-        self.recent.append(math.nan if value is None else value)
-        known = [v for v in self.recent if not math.isnan(v)]
-        self.points.append(sum(known) / len(known) if known else math.nan)
-
-
 def _empty_chart(steps: int, title: str) -> go.FigureWidget:
     chart = go.FigureWidget(make_subplots(rows=2, cols=2, horizontal_spacing=0.1, vertical_spacing=0.13))
     for i, name in enumerate(_PANELS):
@@ -134,8 +101,9 @@ class LiveDashboard(widgets.VBox):
     """Training runs, one after another, in one figure: reward, entropy, dead groups and copy rate.
 
     Display it, `start` a run, and `wait` for it in a later cell; a second run draws its lines beside the
-    first one's. Lines are running means over `viz.runs.SMOOTH` steps. `rows` holds every metric row, by the
-    name of its run, and `figure()` a plain copy of what is seen, which a saved notebook keeps.
+    first one's. Lines are running means over `viz.runs.SMOOTH` steps. `rows` holds the metric rows by the
+    name of their run; of a step that a resumed run repeats, the last. `figure()` is a plain copy of what is
+    seen, which a saved notebook keeps.
     """
 
     def __init__(self, steps: int, *, title: str = "", clock: Callable[[], float] = time.monotonic) -> None:
@@ -151,7 +119,7 @@ class LiveDashboard(widgets.VBox):
         self.stop_button.on_click(lambda _button: self.stop())
         self.resume_button = widgets.Button(description="Resume", icon="play", disabled=True)
         self.resume_button.on_click(lambda _button: self.resume())
-        self._curves: list[_Curve] = []
+        self._traces: dict[_Line, go.Scatter] = {}
         self._again: Callable[[], Iterable[Row]] | None = None
         buttons = [self.stop_button, self.resume_button, self.status]
         super().__init__([widgets.HBox(buttons), self.chart])
@@ -168,7 +136,7 @@ class LiveDashboard(widgets.VBox):
         self._check_idle()
         if name in self.rows:
             raise ValueError(f"name: there is a run {name!r} already")
-        self.rows[name], self._curves, self._again = [], [], again
+        self.rows[name], self._traces, self._again = [], {}, again
         self._launch(name, rows)
 
     def attach(self, name: str, folder: Path) -> None:
@@ -184,7 +152,7 @@ class LiveDashboard(widgets.VBox):
         self.start(name, rows(), again=rows)
 
     def resume(self) -> None:
-        """Go on with the run that was stopped. Raises RuntimeError where there is none, or no way to."""
+        """Resume the run that was stopped. Raises RuntimeError where there is none, or no way to."""
         self._check_idle()
         if self._again is None:
             raise RuntimeError("nothing to resume: start a run with `again`")
@@ -229,16 +197,18 @@ class LiveDashboard(widgets.VBox):
 
     def _follow(self, name: str, rows: Iterable[Row]) -> None:
         """The thread: take row after row, draw now and then and at the end."""
-        started, drawn, before = self._clock(), -math.inf, len(self.rows[name])
+        done, taken = self.rows[name], 0
+        started, drawn = self._clock(), -math.inf
         try:
             for row in rows:
-                self._curves = self._curves or self._add_curves(name, row)
-                for curve in self._curves:
-                    curve.append(row)
-                self.rows[name].append(row)
+                self._traces = self._traces or self._add_traces(name, row)
+                while done and done[-1]["step"] >= row["step"]:  # resumed from an earlier checkpoint
+                    done.pop()
+                done.append(row)
+                taken += 1
                 if (now := self._clock()) - drawn >= 1 / HZ:
                     drawn = now
-                    self._draw(name, started, before, "")
+                    self._draw(name, started, taken)
                 if self._stop.is_set():
                     break
             if close := getattr(rows, "close", None):  # a generator's clean-up: `train` saves a checkpoint
@@ -249,46 +219,41 @@ class LiveDashboard(widgets.VBox):
         try:
             self.stop_button.disabled = True
             self.resume_button.disabled = outcome == "finished" or self._again is None
-            self._draw(name, started, before, outcome)
+            self._draw(name, started, taken, outcome)
         finally:
             self._over.set()
 
-    def _add_curves(self, name: str, row: Row) -> list[_Curve]:
-        """One empty trace for each line that such a run has; GRPO has no refinements and copies nothing."""
+    def _add_traces(self, name: str, row: Row) -> dict[_Line, go.Scatter]:
+        """An empty trace for each line that such a run has. Raises KeyError for a row without a metric."""
         color = COLORS[(len(self.rows) - 1) % len(COLORS)]
-        lines = [line for line in _LINES if line.value(row) is not None]
-        self.chart.add_traces(
-            [
-                go.Scatter(
-                    mode="lines",
-                    line={"color": color, "dash": line.dash},
-                    name=f"{name}: {line.label}",
-                    legendgroup=name,
-                    showlegend=line.panel == 0,
-                )
-                for line in lines
-            ],
-            rows=[line.panel // 2 + 1 for line in lines],
-            cols=[line.panel % 2 + 1 for line in lines],
-        )
-        return [
-            _Curve(line, trace) for line, trace in zip(lines, self.chart.data[-len(lines) :], strict=True)
+        lines = [
+            line
+            for line in _LINES
+            if (row.get(line.only_with) if line.only_with else row[line.metric]) is not None
         ]
+        for line in lines:
+            self.chart.add_scatter(
+                mode="lines", name=f"{name}: {line.label}", line={"color": color, "dash": line.dash},
+                legendgroup=name, showlegend=line.panel == 0,
+                row=line.panel // 2 + 1, col=line.panel % 2 + 1,
+            )  # fmt: skip
+        return dict(zip(lines, self.chart.data[-len(lines) :], strict=True))
 
-    def _draw(self, name: str, started: float, before: int, outcome: str) -> None:
-        rows, curves = self.rows[name], self._curves
+    def _draw(self, name: str, started: float, taken: int, outcome: str = "") -> None:
+        rows = self.rows[name]
+        record = Record(name, 0, rows, [])
+        curves = {line: metric_curve(record, line.metric, on_q=line.on_q) for line in self._traces}
         parts = [name]
         if rows:
             done, elapsed = rows[-1]["step"], self._clock() - started
             # A run followed from elsewhere did steps before anybody looked: its rows know their pace.
             known = [row["seconds/step"] for row in rows[-SMOOTH:] if "seconds/step" in row]
-            pace = sum(known) / len(known) if known else elapsed / max(len(rows) - before, 1)
+            pace = sum(known) / len(known) if known else elapsed / max(taken, 1)
             time_left = f"{elapsed:.0f} s" if outcome else f"{pace * (self._steps - done):.0f} s left"
             parts += [f"step {done} of {self._steps}"]
-            parts += [f"{c.line.label} {c.points[-1]:.3f}" for c in curves if c.line.panel == 0]
+            parts += [f"{line.label} {y[-1]:.3f}" for line, (_, y) in curves.items() if line.panel == 0]
             parts += [f"{pace:.2f} s a step", time_left]
         self.status.value = " · ".join([*parts, outcome] if outcome else parts)
-        steps = thin([row["step"] for row in rows], POINTS)
         with self.chart.batch_update():
-            for curve in curves:
-                curve.trace.x, curve.trace.y = steps, thin(curve.points, POINTS)
+            for line, trace in self._traces.items():
+                trace.x, trace.y = thin(curves[line], POINTS // 5)  # five points a bucket at the most

@@ -1,17 +1,16 @@
-"""Data -> plotly figure: pure functions with one look. Nothing here samples, reads a file or opens a window.
+"""Data -> plotly figure: pure functions. Nothing here samples, reads a file or opens a window.
 
-`plot_lines` is what other figures, and new ones, start from; the others draw the closed forms of `toy`.
+`plot_lines` is what other figures, and new ones, start from; the others draw the closed forms of `core.toy`.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
 from igrpo_kit.core.toy import Numbers, ToyResult, best_of_n_probability, dead_group_probability
-from igrpo_kit.viz.style import COLORS, SYMBOLS, TEMPLATE, describe, ends_in_words
+from igrpo_kit.viz.style import apply_style, describe, ends_in_words, marker_style
 
 _UNIT = [-0.02, 1.02]  # the axis of a probability, with room for a marker at either end
 
@@ -31,15 +30,13 @@ def plot_lines(
     Raises ValueError naming a series whose length is not that of x.
     """
     x = np.asarray(x)
-    figure = go.Figure(layout_template=TEMPLATE)
-    for name, y in series.items():
-        y = np.asarray(y)
+    lines = {name: np.asarray(y, dtype=float) for name, y in series.items()}
+    figure = apply_style(go.Figure(), title, subtitle)
+    for name, y in lines.items():
         if y.shape != x.shape:
             raise ValueError(f"series[{name!r}]: one value per x is needed, {x.shape}, got {y.shape}")
         figure.add_scatter(x=x, y=y, name=name, mode=mode)
-    figure.update_layout(title={"text": title, "subtitle": {"text": subtitle}})
     figure.update_xaxes(title_text=x_title).update_yaxes(title_text=y_title)
-    lines = {name: np.asarray(y, dtype=float) for name, y in series.items()}
     return describe(
         figure, f"Line chart: {title}. {subtitle}. {y_title}, against {x_title}: {ends_in_words(lines)}."
     )
@@ -68,13 +65,13 @@ def plot_best_of_n(
         x_title="p: probability that one draft is correct",
         y_title="probability that the best draft is correct",
     )
-    styles = zip(cycle(COLORS), cycle(SYMBOLS), strict=False)
-    for (color, symbol), size, share in zip(styles, n, simulated, strict=False):
+    for i, (size, share) in enumerate(zip(n, simulated, strict=True)):
         x = best_of_n_probability(p, size)
         bars = {"type": "data", "array": 4 * np.sqrt(x * (1 - x) / trials), "thickness": 1.5, "width": 4}
-        points = {"color": color, "symbol": symbol, "size": 8}
-        figure.add_scatter(x=p, y=share, mode="markers", marker=points, error_y=bars)
-        figure.data[-1].update(name=f"N = {size}, simulated", showlegend=False)
+        figure.add_scatter(
+            x=p, y=share, name=f"N = {size}, simulated", showlegend=False,
+            mode="markers", marker={**marker_style(i), "size": 8}, error_y=bars,
+        )  # fmt: skip
     return figure.update_xaxes(range=_UNIT).update_yaxes(range=_UNIT)
 
 
@@ -103,7 +100,7 @@ def plot_mixed_groups(
     """Share of groups that hold a correct and an incorrect completion, at matched rollouts R = N + G.
 
     `results` holds one `simulate_igrpo` per p, run with these `num_drafts` (N) and `num_refinements` (G).
-    `assumption` says, under the title, what that simulation took a refinement to be worth.
+    `assumption`, the subtitle, says what that simulation assumes about refinements.
     Raises ValueError where there is not one result per p.
     """
     figure = plot_lines(

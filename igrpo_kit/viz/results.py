@@ -1,4 +1,4 @@
-"""Results of an analysis -> plotly figures: Pass@N, differences with intervals, costs, a table with marks."""
+"""Results of an analysis -> plotly figures: Pass@N, differences with intervals, costs, a table with notes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,19 +10,19 @@ from igrpo_kit.analysis.stats.passk import MajorityCurve, PassCurve
 from igrpo_kit.viz.panels import add_band
 from igrpo_kit.viz.style import (
     COLORS,
-    DASHES,
     GRAY,
     PATTERNS,
-    SYMBOLS,
-    TEMPLATE,
     WIDTH,
+    apply_style,
     describe,
     ends_in_words,
+    line_style,
+    marker_style,
 )
 
 
 def as_intervals(curve: PassCurve | MajorityCurve) -> dict[int, Interval]:
-    """A curve over problems, N -> its estimate with its 95 % interval, as `plot_pass_at_n` takes it."""
+    """A curve over problems, N -> its estimate with its 95% interval, as `plot_pass_at_n` takes it."""
     columns = zip(curve.n.tolist(), curve.estimate, curve.low, curve.high, strict=True)
     return {n: Interval(float(estimate), float(low), float(high), 0.95) for n, estimate, low, high in columns}
 
@@ -31,16 +31,16 @@ def plot_pass_at_n(
     curves: Mapping[str, Mapping[int, Interval]],
     *,
     title: str,
-    subtitle: str = "unbiased estimates; bands: 95 % intervals",
+    subtitle: str = "unbiased estimates; bands: 95% intervals",
     before: Mapping[int, Interval] | None = None,
     draws: Mapping[str, Mapping[int, float]] | None = None,
 ) -> go.Figure:
     """Pass@N against N on a log axis, each curve N -> estimate with its interval (the shape of Fig. S.1).
 
-    `before` is the policy before training, in gray. `draws` are added as points without a line: what one draw
-    of N samples per problem gave, say.
+    `before` is the policy before training, in gray. `draws` are added as points without a line, such as the
+    result of a single draw of N samples per problem.
     """
-    figure = go.Figure(layout_template=TEMPLATE)
+    figure = apply_style(go.Figure(), title, subtitle, width=WIDTH)
     lines = {**curves, **({} if before is None else {"before training": before})}
     for i, (name, curve) in enumerate(lines.items()):
         n = np.array(list(curve), dtype=float)
@@ -48,15 +48,12 @@ def plot_pass_at_n(
             np.array([getattr(interval, end) for interval in curve.values()])
             for end in ("low", "estimate", "high")
         )
-        color = COLORS[i % len(COLORS)] if i < len(curves) else GRAY
-        add_band(figure, n, (low, high), color)
-        line = {"color": color, "dash": DASHES[i % len(DASHES)], "width": 3}
-        figure.add_scatter(x=n, y=estimate, name=name, mode="lines", line=line)
-    for i, (name, points) in enumerate((draws or {}).items()):
-        color = COLORS[(len(curves) + i) % len(COLORS)]
-        marker = {"color": color, "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 9}
+        line = line_style(i) if i < len(curves) else {**line_style(i), "color": GRAY}
+        add_band(figure, n, (low, high), line["color"])
+        figure.add_scatter(x=n, y=estimate, name=name, mode="lines", line={**line, "width": 3})
+    for i, (name, points) in enumerate((draws or {}).items(), start=len(curves)):
+        marker = {**marker_style(i), "size": 9}
         figure.add_scatter(x=list(points), y=list(points.values()), name=name, mode="markers", marker=marker)
-    figure.update_layout(title={"text": title, "subtitle": {"text": subtitle}}, width=WIDTH)
     most = max(max(curve) for curve in lines.values())
     ticks = [2**i for i in range(int(most).bit_length())]
     figure.update_xaxes(type="log", tickvals=ticks, title_text="N: attempts per problem")
@@ -70,38 +67,33 @@ def plot_pass_at_n(
 def plot_forest(
     groups: Mapping[str, Mapping[str, Interval]], *, title: str, subtitle: str = "", x_title: str
 ) -> go.Figure:
-    """One row for each interval, group by group, and a line at 0: what differs, and how surely.
+    """One row for each interval, group by group, and a line at 0: each difference and its uncertainty.
 
     Raises ValueError where there is no interval at all.
     """
     rows = [(group, name, i) for group, entries in groups.items() for name, i in entries.items()]
     if not rows:
         raise ValueError("groups: at least one interval to draw")
-    figure = go.Figure(layout_template=TEMPLATE)
+    figure = apply_style(
+        go.Figure(), title, subtitle, hovermode="closest", width=WIDTH, height=190 + 30 * len(rows)
+    )
     for number, (group, entries) in enumerate(groups.items()):
-        intervals = list(entries.values())
-        color, symbol = COLORS[number % len(COLORS)], SYMBOLS[number % len(SYMBOLS)]
+        intervals, marker = list(entries.values()), marker_style(number)
         figure.add_scatter(
             x=[i.estimate for i in intervals],
             y=[[group] * len(intervals), list(entries)],
             error_x={
                 "array": [i.high - i.estimate for i in intervals],
                 "arrayminus": [i.estimate - i.low for i in intervals],
-                "color": color,
+                "color": marker["color"],
                 "thickness": 2,
             },
             name=group,
             mode="markers",
-            marker={"color": color, "symbol": symbol, "size": 11},
+            marker={**marker, "size": 11},
             showlegend=False,
         )
     figure.add_vline(x=0, line={"dash": "dot", "color": GRAY, "width": 2})
-    figure.update_layout(
-        title={"text": title, "subtitle": {"text": subtitle}},
-        hovermode="closest",
-        width=WIDTH,
-        height=190 + 30 * len(rows),
-    )
     figure.update_yaxes(autorange="reversed", automargin=True, ticks="", showdividers=True)
     figure.update_xaxes(title_text=x_title)
     said = "; ".join(
@@ -116,8 +108,12 @@ def plot_stacked_bars(
     bars: Mapping[str, Mapping[str, float]], *, title: str, subtitle: str = "", x_title: str
 ) -> go.Figure:
     """One horizontal bar per entry, its parts end to end: bar -> part -> value, in the unit of `x_title`."""
-    figure = go.Figure(layout_template=TEMPLATE)
     names = list(bars)
+    figure = apply_style(
+        go.Figure(), title, subtitle, barmode="stack", hovermode="closest", width=WIDTH,
+        height=230 + 36 * len(names),
+        legend={"traceorder": "normal", "y": -80 / (78 + 36 * len(names))},  # below the title of x
+    )  # fmt: skip
     for i, part in enumerate(dict.fromkeys(part for parts in bars.values() for part in parts)):
         figure.add_bar(
             y=names,
@@ -129,14 +125,6 @@ def plot_stacked_bars(
                 "pattern": {"shape": PATTERNS[i % len(PATTERNS)], "fillmode": "overlay", "size": 6},
             },
         )
-    figure.update_layout(
-        title={"text": title, "subtitle": {"text": subtitle}},
-        barmode="stack",
-        hovermode="closest",
-        width=WIDTH,
-        height=230 + 36 * len(names),
-        legend={"traceorder": "normal", "y": -80 / (78 + 36 * len(names))},  # below the title of x
-    )
     figure.update_yaxes(autorange="reversed", automargin=True, ticks="").update_xaxes(title_text=x_title)
     said = "; ".join(f"{name} {sum(parts.values()):.3g}" for name, parts in bars.items())
     return describe(figure, f"Stacked bars: {title}. {subtitle}. {x_title}, in all: {said}.")
@@ -150,19 +138,18 @@ def plot_marked_table(
     title: str,
     subtitle: str = "",
 ) -> go.Figure:
-    """A table as printed, where a cell that something is to be said about has a letter, and the notes below.
+    """A table as printed, with a letter at each cell that has a note, and the notes below.
 
-    `marks` is (row, column) -> note, counted from 0; cells with the same note share its letter. A mark shows
-    by letter and by the weight of the type, not by color alone. Raises ValueError for a ragged row or a mark
-    outside.
+    `marks` is (row, column) -> note, counted from 0; cells with the same note share its letter. A marked cell
+    is in bold type with its letter, not in another color.
+    Raises ValueError for a ragged row or a mark outside the table.
     """
     if any(len(row) != len(header) for row in rows):
         raise ValueError(f"rows: {len(header)} cells each, as the header has")
     outside = [place for place in marks if not (0 <= place[0] < len(rows) and 0 <= place[1] < len(header))]
     if outside:
         raise ValueError(f"marks: {outside} lie outside the table")
-    notes = list(dict.fromkeys(marks.values()))
-    letters = {note: chr(ord("a") + i) for i, note in enumerate(notes)}
+    letters = {note: chr(ord("a") + i) for i, note in enumerate(dict.fromkeys(marks.values()))}
 
     def cell(row: int, column: int) -> str:
         text = rows[row][column]
@@ -171,24 +158,21 @@ def plot_marked_table(
 
     columns = [[cell(r, c) for r in range(len(rows))] for c in range(len(header))]
     widest = [max(len(text) for text in (header[c], *(row[c] for row in rows))) for c in range(len(header))]
-    figure = go.Figure(layout_template=TEMPLATE)
+    below = "<br>".join(f"<sup>{letter}</sup> {note}" for note, letter in letters.items())
+    under_table = 24 + 22 * (below.count("<br>") + 1)
+    figure = apply_style(
+        go.Figure(), title, subtitle, width=WIDTH, height=150 + 27 * len(rows) + under_table,
+        margin={"l": 12, "r": 12, "b": under_table},
+    )  # fmt: skip
     figure.add_table(
         header={"values": list(header), "align": "left", "font": {"size": 12}, "height": 28},
         cells={"values": columns, "align": "left", "font": {"size": 13}, "height": 26},
         columnwidth=[w + 5 for w in widest],
     )
-    below = "<br>".join(f"<sup>{letter}</sup> {note}" for note, letter in letters.items())
     figure.add_annotation(
         text=below, x=0, y=0, xref="paper", yref="paper", xanchor="left", yanchor="top", showarrow=False,
         align="left", font={"size": 13},
     )  # fmt: skip
-    lines = below.count("<br>") + 1
-    figure.update_layout(
-        title={"text": title, "subtitle": {"text": subtitle}},
-        width=WIDTH,
-        margin={"l": 12, "r": 12, "b": 24 + 22 * lines},
-        height=150 + 27 * len(rows) + 22 * lines + 24,
-    )
     said = "; ".join(
         f"{rows[r][0]}, {header[c]}, printed {rows[r][c]}: {note}" for (r, c), note in marks.items()
     )

@@ -1,9 +1,10 @@
 """Run records -> plotly figures: the kinds of the paper's Fig. 3 and Fig. S.2, and what those leave out.
 
-Nothing is smoothed away unseen: training metrics are running means over `SMOOTH` steps, and the axis says so.
+Training metrics are running means over `SMOOTH` steps, and the axis says so.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import plotly.graph_objects as go
@@ -13,7 +14,7 @@ from igrpo_kit.analysis.dynamics import Curve, held_out_curve, training_curve, t
 from igrpo_kit.analysis.stats.intervals import Interval, student_interval
 from igrpo_kit.core.rows import Row
 from igrpo_kit.viz.panels import Panel, plot_panels
-from igrpo_kit.viz.style import COLORS, GRAY, PATTERNS, TEMPLATE, WIDTH, describe, ends_in_words
+from igrpo_kit.viz.style import COLORS, GRAY, PATTERNS, WIDTH, apply_style, describe, ends_in_words
 
 SMOOTH = 10
 STEPS = f"steps (mean of {SMOOTH})"
@@ -29,34 +30,31 @@ def entropy_against_reward(record: Record, base: Row) -> Curve:
     return held_out_curve(record, base, "entropy", "held_out_reward")
 
 
-def pass_curve(record: Record) -> Curve:
-    """Unbiased pass@k of the trained policy, k in powers of two."""
-    row = record.final("q")
-    ks = [2**i for i in range(row["num_samples"].bit_length())]
-    return Curve(np.array(ks, dtype=float), np.array([pass_at(row, k) for k in ks]))
+def pass_curve(evaluation: Row) -> Curve:
+    """Unbiased pass@k of an evaluation, k in powers of two."""
+    ks = [2**i for i in range(evaluation["num_samples"].bit_length())]
+    return Curve(np.array(ks, dtype=float), np.array([pass_at(evaluation, k) for k in ks]))
 
 
 def plot_comparison(records: Sequence[Record], base: Row, *, title: str) -> go.Figure:
-    """Six panels from the records of one experiment: score at three budgets, entropy, dead groups, pass@k."""
+    """Six panels of one experiment's records: reward at three budgets, entropy, dead groups, pass@k."""
+    budgets = {"steps": "step", "gradient tokens": "tokens_trained", "processor seconds": "seconds/cpu_total"}
     panels = [
-        Panel("held-out reward", "steps", lambda r: held_out_curve(r, base)),
-        Panel(
-            "held-out reward", "gradient tokens", lambda r: held_out_curve(r, base, clock="tokens_trained")
-        ),
-        Panel(
-            "held-out reward",
-            "processor seconds",
-            lambda r: held_out_curve(r, base, clock="seconds/cpu_total"),
+        *(
+            Panel("held-out reward", label, partial(held_out_curve, base=base, clock=clock))
+            for label, clock in budgets.items()
         ),
         Panel("entropy on q, nats", "held-out reward", lambda r: entropy_against_reward(r, base), "paths"),
         Panel("dead groups", STEPS, lambda r: metric_curve(r, "dead_groups")),
-        Panel("pass@k", "k", pass_curve),
+        Panel("pass@k", "k", lambda r: pass_curve(r.final("q"))),
     ]
     figure = plot_panels(records, panels, title=title)
-    ks = [2**i for i in range(base["num_samples"].bit_length())]
-    before = go.Scatter(x=ks, y=[pass_at(base, k) for k in ks], name="before training", mode="lines+markers")
-    before.update(line={"color": GRAY, "dash": "dot"}, marker={"color": GRAY, "symbol": "circle"})
-    return figure.add_trace(before, row=3, col=2).update_xaxes(type="log", tickvals=ks, row=3, col=2)
+    k, before = pass_curve(base)
+    figure.add_scatter(
+        x=k, y=before, name="before training", mode="lines+markers", line={"color": GRAY, "dash": "dot"},
+        marker={"color": GRAY, "symbol": "circle"}, row=3, col=2,
+    )  # fmt: skip
+    return figure.update_xaxes(type="log", tickvals=k, row=3, col=2)
 
 
 def plot_rewards(records: Sequence[Record], base: Row, *, title: str) -> go.Figure:
@@ -76,7 +74,9 @@ def plot_rewards(records: Sequence[Record], base: Row, *, title: str) -> go.Figu
 
 def _best_draft(record: Record) -> Curve:
     if "stage1/reward" not in record.metrics[0]:
-        raise LookupError(f"{record.method} draws no drafts; the best of its first few serves for nothing")
+        raise LookupError(
+            f"{record.method} samples no drafts; the best of its first few is not shown to anyone"
+        )
     return metric_curve(record, "best_draft_reward")
 
 
@@ -148,24 +148,21 @@ def plot_transitions(records: Sequence[Record], *, title: str) -> go.Figure:
     every_step = np.array([[flows(row) for row in r.metrics] for r in records])  # [seeds, steps, flows]
     shares = np.nanmean(np.lib.stride_tricks.sliding_window_view(every_step, SMOOTH, axis=1), axis=(0, 3))
     steps = [row["step"] for row in records[0].metrics][SMOOTH - 1 :]
-    figure = go.Figure(layout_template=TEMPLATE)
+    subtitle = f"{records[0].method}: what becomes of the draft that is shown, mean over seeds"
+    figure = apply_style(go.Figure(), title, subtitle, legend_traceorder="normal", width=WIDTH)
     for i, name in enumerate(FLOWS):
         figure.add_scatter(
             x=steps, y=shares[:, i], name=name, stackgroup="all", mode="lines",
             line={"color": COLORS[i], "width": 1, "dash": "solid"}, fillcolor=COLORS[i],
             fillpattern={"shape": PATTERNS[i], "size": 7, "solidity": 0.25},
         )  # fmt: skip
-    subtitle = f"{records[0].method}: what becomes of the draft that is shown, mean over seeds"
-    figure.update_layout(
-        title={"text": title, "subtitle": {"text": subtitle}}, legend_traceorder="normal", width=WIDTH
-    )
     figure.update_xaxes(title_text=STEPS).update_yaxes(title_text="share of refinements", range=[0, 1])
     ends = ends_in_words(dict(zip(FLOWS, shares.T, strict=True)))
     return describe(figure, f"Stacked areas over the steps: {title}. {subtitle}. Shares: {ends}.")
 
 
 def pass_intervals(records: Sequence[Record], n: Sequence[int]) -> dict[int, Interval]:
-    """Unbiased Pass@N of the trained policy for each N: mean over the seeds, 95 % interval over them."""
+    """Unbiased Pass@N of the trained policy for each N: mean over the seeds, 95% interval over them."""
     rows = [record.final("q") for record in records]
     return {size: student_interval([pass_at(row, size) for row in rows]) for size in n}
 

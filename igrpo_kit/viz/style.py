@@ -1,8 +1,8 @@
-"""The one look of all figures, on white and on dark, and the words beside each picture.
+"""The style of all figures, on white and on dark paper, and the description of each in words.
 
-A trace can be told from its neighbors three times over: by color, by dash and by marker. Colors are Okabe
-and Ito's, less those that fall under a contrast of 3:1 on white, and two of ours; dark paper has brighter
-ones in the same order. The template cycles through all three, so a plain `go.Scatter` gets them too.
+A trace differs from its neighbors in color, in dash and in marker. Colors are Okabe and Ito's, without those
+whose contrast on white is below 3:1, and two of ours; dark paper has brighter ones in the same order. The
+template cycles through all three, so a plain `go.Scatter` gets them too.
 """
 
 import re
@@ -21,105 +21,95 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 PATTERNS = ("", "/", "-", ".", "|", "x", "+")
 """what a dash is to a line, to a filled area"""
 GRAY, DARK_GRAY = "#767676", "#9AA3AD"
-"""what is no method: the policy before training, a rest, a guide"""
+"""for what is not a method: the policy before training, a remainder, a guide line"""
 PAPER, DARK_PAPER = "#FFFFFF", "#0D1117"
-"""the dark paper is GitHub's, where the README is read"""
+"""the dark one is GitHub's, where the README is read"""
 
 WIDTH = 760
-"""of a committed picture; at the 600 pixels of a phone or a narrow column its 15 pixel type is still 12"""
+"""of a committed picture, in pixels; scaled to a column of 600, its 15 pixel type still measures 12"""
+
+
+_AXIS = {"showgrid": True, "showline": True, "ticks": "outside", "zeroline": False}
+_LAYOUT = {
+    "font": {"family": "Open Sans, Liberation Sans, Arial, sans-serif", "size": 15},
+    "title": {"x": 0, "xref": "container", "y": 1, "yref": "paper", "yanchor": "bottom", "font_size": 20},
+    "title_pad": {"b": 40, "l": 12},
+    "title_subtitle_font_size": 14,
+    "margin": {"l": 72, "r": 24, "t": 88, "b": 64},
+    "height": 500,
+    "hovermode": "x unified",
+    "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.17, "yanchor": "top"},
+}
 
 
 def _template(colors: Sequence[str], *, paper: str, ink: str, faint: str, grid: str) -> go.layout.Template:
-    styles = islice(
-        zip(cycle(colors), cycle(DASHES), cycle(SYMBOLS), strict=False), lcm(len(colors), len(DASHES))
+    axis = {**_AXIS, "gridcolor": grid, "linecolor": faint, "tickcolor": faint}
+    axis["title"] = {"standoff": 12, "font_size": 15}
+    layout = go.Layout(
+        _LAYOUT, colorway=colors, paper_bgcolor=paper, plot_bgcolor=paper, xaxis=axis, yaxis=axis
     )
-    axis = {
-        "showgrid": True,
-        "gridcolor": grid,
-        "showline": True,
-        "linecolor": faint,
-        "ticks": "outside",
-        "tickcolor": faint,
-        "zeroline": False,
-        "title": {"standoff": 12, "font": {"size": 15}},
-    }
+    layout.update(font_color=ink, title_subtitle_font_color=faint)
+    layout.hoverlabel = {"bgcolor": paper, "font_color": ink}
+    styles = zip(cycle(colors), cycle(DASHES), cycle(SYMBOLS), strict=False)
+    lines = [
+        # Simplified curves would show their corners.
+        go.Scatter(line={"color": c, "dash": dash, "simplify": False}, marker={"color": c, "symbol": symbol})
+        for c, dash, symbol in islice(styles, lcm(len(colors), len(DASHES)))
+    ]
+    header, cells = ({"fill_color": fill, "font_color": ink} for fill in (grid, paper))
     return go.layout.Template(
-        data={
-            "scatter": [
-                go.Scatter(
-                    line={
-                        "color": color,
-                        "dash": dash,
-                        "simplify": False,
-                    },  # simplified curves show their corners
-                    marker={"color": color, "symbol": symbol},
-                )
-                for color, dash, symbol in styles
-            ],
-            "table": [
-                go.Table(
-                    header={"fill": {"color": grid}, "font": {"color": ink}},
-                    cells={"fill": {"color": paper}, "font": {"color": ink}},
-                )
-            ],
-        },
-        layout={
-            "colorway": colors,
-            "font": {"family": "Open Sans, Liberation Sans, Arial, sans-serif", "size": 15, "color": ink},
-            "title": {
-                "x": 0,
-                "xref": "container",
-                "y": 1,
-                "yref": "paper",
-                "yanchor": "bottom",
-                "pad": {"b": 40, "l": 12},
-                "font": {"size": 20},
-                "subtitle": {"font": {"size": 14, "color": faint}},
-            },
-            "paper_bgcolor": paper,
-            "plot_bgcolor": paper,
-            "margin": {"l": 72, "r": 24, "t": 88, "b": 64},
-            "height": 500,
-            "hovermode": "x unified",
-            "hoverlabel": {"bgcolor": paper, "font": {"color": ink}},
-            "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.17, "yanchor": "top"},
-            "xaxis": axis,
-            "yaxis": axis,
-        },
+        layout=layout, data={"scatter": lines, "table": [go.Table(header=header, cells=cells)]}
     )
 
 
 TEMPLATE = _template(COLORS, paper=PAPER, ink="#1A1A1A", faint="#595959", grid="#E6E6E6")
-"""`go.Figure(layout_template=TEMPLATE)` gives the look to a figure of your own."""
+"""`go.Figure(layout_template=TEMPLATE)` gives a figure of your own the same style"""
 DARK = _template(DARK_COLORS, paper=DARK_PAPER, ink="#E6EDF3", faint="#9AA3AD", grid="#30363D")
 
 _BRIGHTER = dict(zip((*COLORS, GRAY, PAPER), (*DARK_COLORS, DARK_GRAY, DARK_PAPER), strict=True))
 
 
-def _recoloured(value: Any) -> Any:
+def _recolored(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _recoloured(v) for key, v in value.items()}
+        return {key: _recolored(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_recoloured(v) for v in value]
+        return [_recolored(v) for v in value]
     return _BRIGHTER.get(value, value) if isinstance(value, str) else value
 
 
 def in_dark(figure: go.Figure) -> go.Figure:
-    """The same figure on dark paper: another template, and every color of `COLORS` its brighter twin."""
+    """The same figure on dark paper: another template, and the brighter color for each of `COLORS`."""
     # Part by part: the whole figure's to_plotly_json would pack arrays into base64, and lose them as numbers.
     layout = {k: v for k, v in figure.layout.to_plotly_json().items() if k != "template"}
     data = [trace.to_plotly_json() for trace in figure.data]
-    return go.Figure(_recoloured(data), _recoloured(layout)).update_layout(template=DARK)
+    return go.Figure(_recolored(data), _recolored(layout)).update_layout(template=DARK)
+
+
+def line_style(i: int) -> dict[str, str]:
+    """Color and dash of the i-th of several lines."""
+    return {"color": COLORS[i % len(COLORS)], "dash": DASHES[i % len(DASHES)]}
+
+
+def marker_style(i: int) -> dict[str, str]:
+    """Color and symbol of the i-th of several sets of points."""
+    return {"color": COLORS[i % len(COLORS)], "symbol": SYMBOLS[i % len(SYMBOLS)]}
+
+
+def apply_style(figure: go.Figure, title: str, subtitle: str = "", **layout: Any) -> go.Figure:
+    """Give the figure the common style, a title, and `layout`; returns the figure."""
+    return figure.update_layout(
+        template=TEMPLATE, title={"text": title, "subtitle": {"text": subtitle}}, **layout
+    )
 
 
 def describe(figure: go.Figure, text: str) -> go.Figure:
-    """Give the figure its words, for whoever cannot see it (`alt_text`); returns the figure."""
+    """Give the figure a description for readers who cannot see it (`alt_text`); returns the figure."""
     plain = re.sub(r"<[^>]+>", "", text.replace("<sup>", "^"))
     return figure.update_layout(meta={"alt": " ".join(plain.split())})
 
 
 def alt_text(figure: go.Figure) -> str:
-    """What the figure shows, in words. Raises ValueError where nobody has said it."""
+    """The figure's description in words. Raises ValueError where it has none."""
     if not (figure.layout.meta and figure.layout.meta.get("alt")):
         raise ValueError(f"no words for the figure {figure.layout.title.text!r}: see viz.style.describe")
     return figure.layout.meta["alt"]

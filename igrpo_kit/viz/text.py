@@ -1,7 +1,7 @@
-"""What a model wrote, as HTML that can be read and can do nothing else.
+"""What a model wrote, as inert HTML.
 
-Completions are untrusted: they may hold tags, terminal codes, and characters that turn the direction of a
-line or have no width. Everything is escaped, and what would not be seen is shown by its name.
+Completions are untrusted: they may hold tags, terminal codes, and characters that change the direction of a
+line or have no width. Everything is escaped, and invisible characters are shown as their code point.
 """
 
 import difflib

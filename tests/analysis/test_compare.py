@@ -6,40 +6,42 @@ import numpy as np
 import pytest
 
 from igrpo_kit.analysis.compare import (
+    COLUMNS,
     Record,
     accuracy,
-    load_experiment,
     load_record,
+    load_records,
     mean_reward,
     one_run_table,
     pass_at,
-    score_at,
+    reward_at,
     summarize,
     table,
     verdicts,
 )
 from igrpo_kit.core.rows import SkippedLinesWarning, read_rows, write_rows
 
-SEED_0 = Path(__file__).parents[2] / "data" / "runs" / "countdown-cpu" / "grpo-4" / "seed-0"
+COUNTDOWN = Path(__file__).parents[2] / "data" / "runs" / "countdown-cpu"
+SEED_0 = COUNTDOWN / "grpo-4" / "seed-0"
 
 
-def evaluation(step, right, *, protocol="q", temperature=1.0, final=False, draft_right=None, samples=4):
+def evaluation(step, correct, *, protocol="q", temperature=1.0, final=False, draft_correct=None, samples=4):
     return {
         "step": step,
         "final": final,
         "protocol": protocol,
         "temperature": temperature,
         "num_samples": samples,
-        "right": right,
-        "reward": [r / samples for r in right],
-        "draft_right": draft_right,
+        "correct": correct,
+        "reward": [c / samples for c in correct],
+        "draft_correct": draft_correct,
         "entropy": 0.5,
         "length": 3.0,
     }
 
 
 def record(method, seed, final, *, tokens, seconds):
-    """Two steps, an evaluation after each; `final` is how many of four samples are right on two problems."""
+    """Two steps, an evaluation after each; `final` is how many of four are correct on two problems."""
     metrics = [
         {
             "step": s,
@@ -54,8 +56,8 @@ def record(method, seed, final, *, tokens, seconds):
         evaluation(1, [1, 1]),
         evaluation(2, final, final=True, samples=4),
         evaluation(2, [1, 0], temperature=0.0, final=True, samples=1),
-        evaluation(2, [2, 2], protocol="own_draft", final=True, draft_right=[1, 1]),
-        evaluation(2, [4, 2], protocol="best_of_n", final=True, draft_right=[4, 4]),
+        evaluation(2, [2, 2], protocol="own_draft", final=True, draft_correct=[1, 1]),
+        evaluation(2, [4, 2], protocol="best_of_n", final=True, draft_correct=[4, 4]),
     ]
     return Record(method, seed, metrics, evaluations)
 
@@ -63,9 +65,8 @@ def record(method, seed, final, *, tokens, seconds):
 BASE = evaluation(0, [0, 0])
 
 
-def test_an_entropy_nobody_measured_is_left_blank(monkeypatch):
+def test_an_entropy_nobody_measured_is_left_blank():
     """An engine that gives no full-vocabulary entropy writes null; that is neither 0 nor an error."""
-    monkeypatch.setattr("igrpo_kit.analysis.compare.pass_at", lambda row, k: 0.0)  # 8 and 32 of 4 samples
     records = [record("grpo", seed, [2, 2], tokens=10, seconds=1.0) for seed in (0, 1)]
     for row in records[1].evaluations:
         row["entropy"] = None
@@ -80,18 +81,19 @@ def test_numbers_of_one_evaluation_by_hand():
     assert accuracy(row) == mean_reward(row) == 0.5
     # pass@2 of 1 in 4: 1/2; of 3 in 4: 1
     assert pass_at(row, 2) == pytest.approx(0.75)
+    assert pass_at(row, 4) == 1.0
+    assert np.isnan(pass_at(row, 5))  # no pass@5 of 4 samples
 
 
-def test_scores_are_read_off_at_a_budget():
+def test_rewards_are_read_off_at_a_budget():
     r = record("a", 0, [3, 3], tokens=100, seconds=1.0)
-    assert score_at(r, BASE, "tokens_trained", 50) == pytest.approx(0.125)  # half way from 0 to 1/4
-    assert score_at(r, BASE, "tokens_trained", 150) == pytest.approx(0.5)  # half way from 1/4 to 3/4
-    assert score_at(r, BASE, "seconds/cpu_total", 2.0) == pytest.approx(0.75)
+    assert reward_at(r, BASE, "tokens_trained", 50) == pytest.approx(0.125)  # half way from 0 to 1/4
+    assert reward_at(r, BASE, "tokens_trained", 150) == pytest.approx(0.5)  # half way from 1/4 to 3/4
+    assert reward_at(r, BASE, "seconds/cpu_total", 2.0) == pytest.approx(0.75)
 
 
 @pytest.fixture
-def summaries(monkeypatch):
-    monkeypatch.setattr("igrpo_kit.analysis.compare.pass_at", lambda row, k: 0.0)  # 8 and 32 of 4 samples
+def summaries():
     runs = [record("GRPO", s, [3, 2 + s], tokens=100, seconds=2.0) for s in (0, 1)]
     runs += [record("iGRPO", s, [2, s], tokens=50, seconds=1.0) for s in (0, 1)]
     return summarize(runs, BASE, baseline="GRPO")
@@ -107,13 +109,65 @@ def test_a_summary_by_hand(summaries):
     # paired by seed the difference is -3/8 both times
     d = igrpo.differences["accuracy"]
     assert (d.low, d.estimate, d.high) == pytest.approx((-0.375, -0.375, -0.375))
-    assert igrpo.numbers["gain over own draft"].estimate == pytest.approx(0.25)
-    assert igrpo.numbers["best of 4, refined"].estimate == pytest.approx(0.75)
+    assert igrpo.numbers["own_draft_gain"].estimate == pytest.approx(0.25)
+    assert igrpo.numbers["best_of_4"].estimate == pytest.approx(0.75)
     # at iGRPO's 100 gradient tokens GRPO has made one step, to 1/4
-    assert grpo.numbers["at equal gradient tokens"].estimate == pytest.approx(0.25)
-    assert grpo.numbers["at equal seconds"].estimate == pytest.approx(0.25)
+    assert grpo.numbers["at_equal_tokens"].estimate == pytest.approx(0.25)
+    assert grpo.numbers["at_equal_seconds"].estimate == pytest.approx(0.25)
     assert grpo.differences == {}
-    assert "copy rate, end" not in igrpo.numbers
+    assert "copy_rate_end" not in igrpo.numbers
+
+
+LABELS = {
+    "reward": "reward",
+    "accuracy": "accuracy",
+    "greedy": "greedy",
+    "pass_at_8": "pass@8",
+    "pass_at_32": "pass@32",
+    "at_equal_tokens": "at equal gradient tokens",
+    "at_equal_seconds": "at equal seconds",
+    "own_draft": "own draft, refined",
+    "own_draft_gain": "gain over own draft",
+    "best_of_4": "best of 4, refined",
+    "vote": "vote of 8",
+    "verified_vote": "vote of 8, own verdicts",
+    "verdict": "verdicts correct",
+    "entropy": "entropy",
+    "length": "length",
+    "dead_groups_start": "dead groups, start",
+    "dead_groups_end": "dead groups, end",
+    "copy_rate_start": "copy rate, start",
+    "copy_rate_end": "copy rate, end",
+    "tokens_trained": "gradient tokens",
+    "tokens_sampled": "sampled tokens",
+    "cpu_seconds": "processor seconds",
+}
+
+
+def test_columns_have_plain_keys_and_labels_of_their_own():
+    assert {key: column.label for key, column in COLUMNS.items()} == LABELS
+    assert len(set(LABELS.values())) == len(LABELS)
+    of_evaluation = {key for key, column in COLUMNS.items() if column.of_evaluation}
+    assert of_evaluation == {"reward", "accuracy", "pass_at_8", "pass_at_32", "entropy"}
+
+
+def test_a_table_shows_labels_and_takes_no_label_for_a_key(summaries):
+    head = table(summaries, BASE, list(LABELS)).splitlines()[0]
+    assert head == "| " + " | ".join(["method", "seeds", *LABELS.values()]) + " |"
+    with pytest.raises(KeyError, match="pass@8"):
+        table(summaries, BASE, ["pass@8"])
+    (sentence,) = verdicts(summaries[1], "GRPO", ["at_equal_tokens"])
+    assert sentence.startswith("iGRPO: at equal gradient tokens is ")
+
+
+def test_a_column_that_a_run_does_not_have_is_left_out(summaries):
+    """4 samples a problem: no pass@8; no vote was evaluated, and nothing was copied."""
+    for summary in summaries:
+        missing = LABELS.keys() - summary.numbers.keys()
+        assert missing == {
+            "pass_at_8", "pass_at_32", "vote", "verified_vote", "verdict", "copy_rate_start", "copy_rate_end"
+        }  # fmt: skip
+    assert summaries[1].differences.keys() == summaries[1].numbers.keys()
 
 
 def test_the_verdict_follows_the_interval(summaries):
@@ -124,7 +178,8 @@ def test_the_verdict_follows_the_interval(summaries):
 
 
 def test_the_table_holds_every_method_and_difference(summaries):
-    lines = table(summaries, BASE, ["accuracy", "copy rate, end"]).splitlines()
+    lines = table(summaries, BASE, ["accuracy", "copy_rate_end"]).splitlines()
+    assert lines[0] == "| method | seeds | accuracy | copy rate, end |"
     assert lines[2].startswith("| before training |  | 0.000 |")
     assert lines[3].startswith("| GRPO | 2 | 0.688 [")
     assert lines[5] == "| difference: iGRPO |  | -0.375 [-0.375, -0.375] |  |"
@@ -182,8 +237,8 @@ def with_value(name, value):
         ("metrics", with_value("step", 3), "line 7: step 3 after step 6: not one run in order"),
         ("metrics", with_value("step", 7.5), "line 7: step 7.5 after step 6"),
         ("evaluations", without("num_samples"), "line 7: no 'num_samples'"),
-        ("evaluations", with_value("right", [1, 2]), "line 7: 2 counts in 'right' for 512 rewards"),
-        ("evaluations", with_value("num_samples", 1), "line 7: 'right' holds no counts from 0 to 1"),
+        ("evaluations", with_value("right", [1, 2]), "line 7: 2 counts in 'correct' for 512 rewards"),
+        ("evaluations", with_value("num_samples", 1), "line 7: 'correct' holds no counts from 0 to 1"),
         ("evaluations", with_value("final", "yes"), "line 7: 'final' has a value of another kind: 'yes'"),
     ],
 )
@@ -200,6 +255,25 @@ def test_a_damaged_record_is_named_by_file_and_line_and_the_rest_loads(folder, f
     assert len(record.evaluations) == 13 - (file == "evaluations")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("right"), "line 7: transitions that cannot be counted: KeyError('correct')"),
+        (with_value("wrong_to_right", "half"), "line 7: transitions that cannot be counted: TypeError"),
+        (with_value("right_to_wrong", 0.123), "line 7: step 7: ["),
+    ],
+)
+def test_an_old_record_whose_transitions_make_no_sense_is_named_by_line(tmp_path, change, message):
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        write_rows(tmp_path / name, list(read_rows(COUNTDOWN / "igrpo-4-4" / "seed-0" / name)))
+    damage(tmp_path / "metrics.jsonl", 7, change)
+    with pytest.raises(ValueError) as error:
+        load_record(tmp_path, "m", 0)
+    assert f"metrics.jsonl, {message}" in str(error.value)
+    with pytest.warns(SkippedLinesWarning, match="left out 1 of 200"):
+        assert len(load_record(tmp_path, "m", 0, on_error="skip").metrics) == 199
+
+
 def test_a_truncated_record_is_named_and_the_rest_loads(folder):
     path = folder / "metrics.jsonl"
     path.write_bytes(path.read_bytes()[:-300])
@@ -214,16 +288,15 @@ def test_a_run_that_is_not_there_is_left_out_on_request(tmp_path):
     shutil.copytree(SEED_0.parent.parent / "base", tmp_path / "base")
     runs = {("m", 0): "a", ("m", 1): "b"}
     with pytest.raises(FileNotFoundError, match="b"):
-        load_experiment(tmp_path, runs)
+        load_records(tmp_path, runs)
     with pytest.warns(SkippedLinesWarning, match="m, seed 1: left out"):
-        records, base = load_experiment(tmp_path, runs, on_error="skip")
+        records, base = load_records(tmp_path, runs, on_error="skip")
     assert [r.seed for r in records] == [0]
     assert base["num_samples"] == 32
 
 
-def test_a_difference_can_be_taken_to_another_method(monkeypatch):
+def test_a_difference_can_be_taken_to_another_method():
     """Accuracies at the end, seeds 0 and 1: A 6/8, 6/8; B 4/8, 4/8; C 5/8, 5/8, compared with B."""
-    monkeypatch.setattr("igrpo_kit.analysis.compare.pass_at", lambda row, k: 0.0)
     ends = {"A": [3, 3], "B": [2, 2], "C": [3, 2]}
     runs = [record(m, s, end, tokens=100, seconds=1.0) for m, end in ends.items() for s in (0, 1)]
     a, b, c = summarize(runs, BASE, baseline="A", against={"C": "B"})
@@ -237,13 +310,12 @@ def test_a_difference_can_be_taken_to_another_method(monkeypatch):
         summarize(runs, BASE, baseline="A", against={"C": "D"})
 
 
-def test_votes_are_columns_where_they_were_evaluated(monkeypatch):
-    monkeypatch.setattr("igrpo_kit.analysis.compare.pass_at", lambda row, k: 0.0)
+def test_votes_are_columns_where_they_were_evaluated():
     runs = [record("A", s, [3, 3], tokens=100, seconds=1.0) for s in (0, 1)]
-    assert "vote of 8" not in summarize(runs, BASE, baseline="A")[0].numbers
+    assert "vote" not in summarize(runs, BASE, baseline="A")[0].numbers
     for run in runs:
         run.evaluations.append(evaluation(2, [1, 0], protocol="vote", samples=1, final=True))
-    assert summarize(runs, BASE, baseline="A")[0].numbers["vote of 8"].estimate == pytest.approx(0.5)
+    assert summarize(runs, BASE, baseline="A")[0].numbers["vote"].estimate == pytest.approx(0.5)
 
 
 def test_runs_made_once_get_intervals_over_problems_only():

@@ -3,9 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from igrpo_kit.analysis.compare import Record, load_experiment
+from igrpo_kit.analysis.compare import Record, load_records
 from igrpo_kit.analysis.dynamics import (
-    TRANSITIONS,
     Curve,
     Transitions,
     band,
@@ -19,10 +18,11 @@ from igrpo_kit.analysis.dynamics import (
     transitions_in_metrics,
     transitions_in_samples,
     value_at,
-    with_metric,
 )
 from igrpo_kit.core.rows import read_rows
-from igrpo_kit.experiments.experiment import EXPERIMENTS, record_folders
+from igrpo_kit.experiments.experiment import record_folders
+from igrpo_kit.experiments.presets import load_experiment
+from igrpo_kit.training.records import TRANSITIONS, upgraded
 
 RECORDS = Path(__file__).parents[2] / "data" / "runs"
 
@@ -30,7 +30,7 @@ RECORDS = Path(__file__).parents[2] / "data" / "runs"
 def evaluation(step, reward, **more):
     row = {
         "step": step, "final": False, "protocol": "q", "temperature": 1.0, "num_samples": 4,
-        "right": [0, 4], "reward": [reward, reward], "entropy": 1.0 - reward, "length": 3.0,
+        "correct": [0, 4], "reward": [reward, reward], "entropy": 1.0 - reward, "length": 3.0,
     }  # fmt: skip
     return row | more
 
@@ -68,24 +68,24 @@ def test_on_q_takes_the_drafts_where_there_are_any():
     assert training_curve(record([{"entropy": 0.3}]), "entropy", on_q=True).y == [0.3]
 
 
-def test_at_equal_accuracy_a_point_counts_when_the_score_is_new():
+def test_at_equal_accuracy_a_point_counts_when_the_reward_is_new():
     """Evaluations at steps 2, 4 and 6: .4, .2, .6. Interpolated: .3, .4, .3, .2, .4, .6 from base .2."""
     evaluations = [evaluation(2, 0.4), evaluation(4, 0.2), evaluation(6, 0.6)]
     r = record([{"entropy": e} for e in (9.0, 8.0, 7.0, 6.0, 5.0, 4.0)], evaluations)
-    curve = training_curve(r, "entropy", "score", base=BASE)
+    curve = training_curve(r, "entropy", "held_out_reward", base=BASE)
     np.testing.assert_allclose(curve.x, [0.3, 0.4, 0.6])
     np.testing.assert_array_equal(curve.y, [9.0, 8.0, 4.0])
     with pytest.raises(ValueError, match="base"):
-        training_curve(r, "entropy", "score")
+        training_curve(r, "entropy", "held_out_reward")
 
 
 def test_held_out_numbers_start_at_the_untrained_policy():
     r = record([{}, {}], [evaluation(2, 0.4), evaluation(2, 0.9, protocol="own_draft")])
-    for name, expected in {"score": [0.2, 0.4], "accuracy": [0.5, 0.5], "entropy": [0.8, 0.6]}.items():
+    for name, expected in {"reward": [0.2, 0.4], "accuracy": [0.5, 0.5], "entropy": [0.8, 0.6]}.items():
         curve = held_out_curve(r, BASE, name, "tokens_sampled")
         np.testing.assert_array_equal(curve.x, [0, 20])
         np.testing.assert_allclose(curve.y, expected)
-    np.testing.assert_allclose(held_out_curve(r, BASE, "length", "score").x, [0.2, 0.4])
+    np.testing.assert_allclose(held_out_curve(r, BASE, "length", "held_out_reward").x, [0.2, 0.4])
     with pytest.raises(ValueError, match="name: one of"):
         held_out_curve(r, BASE, "speed")
 
@@ -94,9 +94,6 @@ def test_a_metric_that_is_not_there_is_named():
     r = record([{"entropy": 1.0}])
     with pytest.raises(LookupError, match="m, seed 0: no step has the metric 'copyrate'"):
         training_curve(r, "copyrate")
-    with pytest.raises(LookupError, match="copyrate"):
-        with_metric([r], "copyrate")
-    assert with_metric([r, record([{"entropy": 1.0, "copy_rate": 0.5}], seed=1)], "copy_rate")[0].seed == 1
 
 
 def test_a_band_of_two_runs_by_hand():
@@ -132,55 +129,67 @@ def test_a_value_is_read_off_inside_the_curve_only():
 # ---------------------------------------------------------------- transitions
 
 
-def transition_row(step, counts, prompts):
-    """A metric row made from four counts, rounded as a packed record is."""
-    rr, rw, wr, ww = counts
-    total = sum(counts)
+def transition_row(step, counts):
+    """A metric row of schema 1 made from four counts, rounded as a packed record is."""
+    kept, regressed, repaired, still = counts
     row = {
         "step": step,
-        "right": float(f"{(rr + wr) / total:.6g}"),
-        "right_to_wrong": float(f"{rw / (rr + rw):.6g}") if rr + rw else None,
-        "wrong_to_right": float(f"{wr / (wr + ww):.6g}") if wr + ww else None,
-        "status/correct": float(rr + wr),
-        "status/incorrect": float(rw + ww),
+        "right": float(f"{(kept + repaired) / sum(counts):.6g}"),
+        "right_to_wrong": float(f"{regressed / (kept + regressed):.6g}") if kept + regressed else None,
+        "wrong_to_right": float(f"{repaired / (repaired + still):.6g}") if repaired + still else None,
+        "status/correct": float(kept + repaired),
+        "status/incorrect": float(regressed + still),
     }
     return {k: v for k, v in row.items() if v != 0 or not k.startswith("status")}
 
 
-def test_counts_come_back_exactly_from_shares():
+def test_counts_come_back_exactly_from_old_shares():
     rng = np.random.default_rng(0)
     expected, rows, undetermined = [], [], 0
     for step in range(1, 400):
-        shown_right = 4 * rng.integers(0, 33)
-        rr, wr = rng.integers(0, shown_right + 1), rng.integers(0, 128 - shown_right + 1)
-        counts = [int(rr), int(shown_right - rr), int(wr), int(128 - shown_right - wr)]
-        rows.append(transition_row(step, counts, 32))
-        regressed, repaired = rows[-1]["right_to_wrong"], rows[-1]["wrong_to_right"]
-        if None not in (regressed, repaired) and abs(1 - regressed - repaired) < 1e-3:
+        of_correct = 4 * rng.integers(0, 33)
+        kept, repaired = rng.integers(0, of_correct + 1), rng.integers(0, 128 - of_correct + 1)
+        counts = [int(kept), int(of_correct - kept), int(repaired), int(128 - of_correct - repaired)]
+        rows.append(transition_row(step, counts))
+        shares = rows[-1]["right_to_wrong"], rows[-1]["wrong_to_right"]
+        if None not in shares and abs(1 - sum(shares)) < 1e-3:
             undetermined += 1
         else:
             expected.append(counts)
-    rows.append(transition_row(400, [2, 2, 2, 2], 2))  # 1/2 of either kind is right: any mix fits
-    found = transitions_in_metrics(rows)
+    rows.append(transition_row(400, [2, 2, 2, 2]))  # half of either kind ends correct: any mix fits
+    found = transitions_in_metrics(map(upgraded, rows))
     np.testing.assert_array_equal(found.counts, expected)
     assert (found.unit, found.left_out) == ("step", undetermined + 1)
 
 
+def logged(*counts):
+    return {f"transitions/{name}": n for name, n in zip(TRANSITIONS, counts, strict=True)}
+
+
+def test_logged_counts_are_taken_as_they_are():
+    assert TRANSITIONS == ("kept", "regressed", "repaired", "still_incorrect")
+    rows = [logged(3, 1, 2, 2), logged(None, None, None, None), logged(0, 0, 0, 8)]
+    found = transitions_in_metrics(rows)
+    np.testing.assert_array_equal(found.counts, [[3, 1, 2, 2], [0, 0, 0, 8]])
+    assert (found.unit, found.left_out) == ("step", 1)
+
+
 def test_runs_without_drafts_have_no_transitions():
     rows = [
-        {"step": 1, "right": 0.5},
-        {"step": 1, "right": 0.5, "right_to_wrong": None, "wrong_to_right": None},
+        {"step": 1, "correct": 0.5},
+        upgraded({"step": 1, "right": 0.5, "right_to_wrong": None, "wrong_to_right": None}),
+        {"step": 1, "correct": 0.5, "regressed": None, "repaired": None, **logged(0, 0, 0, 0)},
     ]
     found = transitions_in_metrics(rows)
-    assert found.counts.shape == (0, 4)
+    assert (found.counts.shape, found.left_out) == ((0, 4), 0)
     with pytest.raises(ValueError, match="no refinement"):
         transition_table(found, rng=np.random.default_rng(0))
 
 
 def test_shares_that_fit_no_counts_are_an_error():
-    row = transition_row(7, [4, 4, 2, 6], 4) | {"right_to_wrong": 0.47}
+    row = transition_row(7, [4, 4, 2, 6]) | {"right_to_wrong": 0.47}
     with pytest.raises(ValueError, match=r"step 7: .* no whole numbers"):
-        transitions_in_metrics([row])
+        transitions_in_metrics(map(upgraded, [row]))
 
 
 def completions(*rewards):
@@ -205,10 +214,10 @@ def test_the_table_by_hand_and_its_intervals():
     assert both.left_out == 2
     table = transition_table(both, rng=np.random.default_rng(0))
     assert {name: (count, share.estimate) for name, (count, share) in table.items()} == {
-        "right_to_right": (3, 0.75),
-        "right_to_wrong": (1, 0.25),
-        "wrong_to_right": (1, 0.25),
-        "wrong_to_wrong": (3, 0.75),
+        "kept": (3, 0.75),
+        "regressed": (1, 0.25),
+        "repaired": (1, 0.25),
+        "still_incorrect": (3, 0.75),
     }
     with pytest.raises(ValueError, match="units: steps cannot be added to problems"):
         both + Transitions(both.counts, "problem")
@@ -216,20 +225,18 @@ def test_the_table_by_hand_and_its_intervals():
 
 def test_a_share_of_none_is_not_sure_and_a_kind_that_never_came_is_left_out():
     table = transition_table(Transitions(np.array([[4, 0, 0, 0]] * 5), "step"), rng=np.random.default_rng(0))
-    assert list(table) == list(TRANSITIONS[:2])
+    assert list(table) == ["kept", "regressed"]
     # Wilson for 0 of 5 steps: z^2 / (5 + z^2) = 3.8415 / 8.8415
-    assert table["right_to_wrong"][1].high == pytest.approx(0.43448, abs=1e-5)
+    assert table["regressed"][1].high == pytest.approx(0.43448, abs=1e-5)
 
 
 def test_units_that_move_together_widen_the_interval():
-    """100 steps all right or all wrong, against 100 steps of both: the same counts."""
+    """100 steps all kept or all regressed, against 100 steps of both: the same counts."""
     alone = np.array([[4, 0, 0, 0], [0, 4, 0, 0]] * 50)
     mixed = np.array([[2, 2, 0, 0]] * 100)
     widths = []
     for counts in (alone, mixed):
-        interval = transition_table(Transitions(counts, "step"), rng=np.random.default_rng(0))[
-            "right_to_right"
-        ][1]
+        interval = transition_table(Transitions(counts, "step"), rng=np.random.default_rng(0))["kept"][1]
         assert interval.estimate == 0.5
         widths.append(interval.high - interval.low)
     assert widths[0] > 0.15
@@ -240,23 +247,23 @@ def test_units_that_move_together_widen_the_interval():
 
 
 def test_measured_and_predicted_best_drafts_in_rows_of_every_age():
-    grpo = {"reward": 0.5, "right": 0.5, "best_draft_predicted_from_mean_p": 0.9}
+    grpo = {"reward": 0.5, "correct": 0.5, "best_draft_predicted_from_mean_p": 0.9}
     old_grpo = grpo | {"best_draft_reward": 0.75, "best_draft_predicted_per_prompt": 0.7}
-    new_grpo = old_grpo | {"best_draft_right": 0.5}
-    old_igrpo = old_grpo | {"stage1/right": 0.5, "best_draft_predicted_per_prompt": 0.625}
+    new_grpo = old_grpo | {"best_draft_correct": 0.5}
+    old_igrpo = old_grpo | {"stage1/correct": 0.5, "best_draft_predicted_per_prompt": 0.625}
     curve = best_draft_curve(record([old_grpo, new_grpo, old_igrpo]))
     np.testing.assert_array_equal(curve.measured, [0.75, 0.5, 0.625])
     np.testing.assert_array_equal(curve.per_prompt, [0.7, 0.7, np.nan])
     np.testing.assert_array_equal(curve.from_mean_p, [0.9, 0.9, 0.9])
-    graded = old_grpo | {"reward": 0.6}  # the mean best reward is no share of right ones
+    graded = old_grpo | {"reward": 0.6}  # the mean best reward is no share of correct ones
     with pytest.raises(LookupError, match="m, seed 0"):
         best_draft_curve(record([graded]))
 
 
 def test_held_out_prediction_by_hand():
     """p = 0 and 1: the mean says 1 - (1/2)^2 = 3/4 for N = 2, each problem's own says 1/2."""
-    q = evaluation(1, 0.5, final=True, right=[0, 4])
-    refined = evaluation(1, 0.5, final=True, protocol="best_of_n", num_samples=8, draft_right=[0, 8])
+    q = evaluation(1, 0.5, final=True, correct=[0, 4])
+    refined = evaluation(1, 0.5, final=True, protocol="best_of_n", num_samples=8, draft_correct=[0, 8])
     check = check_best_draft(record([{}], [q, refined]), 2, rng=np.random.default_rng(0))
     assert (check.measured, check.from_mean_p, check.per_prompt.estimate) == (0.5, 0.75, 0.5)
     assert (check.error.estimate, check.error.low, check.error.high) == (0, 0, 0)
@@ -264,7 +271,7 @@ def test_held_out_prediction_by_hand():
     assert check.mean_p_bias.low == 0  # both problems alike in a resample
     with pytest.raises(LookupError, match="best_of_n"):
         check_best_draft(record([{}], [q]), rng=np.random.default_rng(0))
-    short = refined | {"draft_right": [1]}
+    short = refined | {"draft_correct": [1]}
     with pytest.raises(ValueError, match="1 problems, q has 2"):
         check_best_draft(record([{}], [q, short]), rng=np.random.default_rng(0))
 
@@ -325,14 +332,14 @@ def test_short_curves_stay_as_they_are_and_bad_ones_are_refused():
 
 @pytest.fixture(scope="module")
 def countdown():
-    e = EXPERIMENTS["countdown-cpu"]
+    e = load_experiment("countdown-cpu")
     runs = {key: name for key, name in record_folders(e).items() if key[0] in ("GRPO-8", "iGRPO 4+4")}
-    return load_experiment(RECORDS / e.name, runs)
+    return load_records(RECORDS / e.name, runs)
 
 
 def test_every_clock_works_on_the_committed_records(countdown):
     records, base = countdown
-    for clock in ("step", "tokens_sampled", "tokens_trained", "seconds/cpu_total", "score"):
+    for clock in ("step", "tokens_sampled", "tokens_trained", "seconds/cpu_total", "held_out_reward"):
         by_method = bands(
             records, lambda r, c=clock: training_curve(r, "entropy", c, base=base, on_q=True, smooth=10)
         )

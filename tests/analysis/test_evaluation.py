@@ -18,28 +18,41 @@ from igrpo_kit.core.prompts import PromptFormat
 from igrpo_kit.core.rows import SkippedLinesWarning, read_rows, write_rows
 from igrpo_kit.policies.samplers.scripted import ScriptedSampler
 from igrpo_kit.tasks.problem import Problem
-from igrpo_kit.tasks.rewards import AccuracyReward, Scores
+from igrpo_kit.tasks.rewards import AccuracyReward, Scores, as_reward
 from igrpo_kit.tasks.verification import answer_of
 
 ROOT = Path(__file__).parents[2]
 FORMAT = PromptFormat(system=None, refinement="{question} [{draft}]")
+OTHER_FORMAT = PromptFormat(system="s", refinement="{question} {draft}")
 SUMS = [Problem(str(i), f"{i}+{i}=", str(2 * i), "addition") for i in range(5)]
 
 
-def seeded(seed):
+def scripted(texts, prompt_format=FORMAT):
+    return ScriptedSampler(texts, prompt_format=prompt_format)
+
+
+def seeded(seed, prompt_format=FORMAT):
     """A sampler whose digits depend on its seed alone."""
     rng = random.Random(seed)
-    return ScriptedSampler([rng.choice("02468") for _ in range(100)])
+    return scripted([rng.choice("02468") for _ in range(100)], prompt_format)
+
+
+def graded(full_reward):
+    """Accuracy with another full reward."""
+    reward = AccuracyReward()
+    reward.full_reward = full_reward
+    return reward
 
 
 def run(path, **options):
     settings = {
         "policy": "digits", "num_samples": 3, "protocols": ("q", "own_draft", "best_of_n"), "num_drafts": 2,
-        "prompt_format": FORMAT, "problems_per_call": 2, "progress": False, **options,
+        "problems_per_call": 2, "progress": False, **options,
     }  # fmt: skip
     problems = settings.pop("problems", SUMS)
     make_sampler = settings.pop("make_sampler", seeded)
-    return evaluate_to_file(path, make_sampler, AccuracyReward(), problems, **settings)
+    reward = settings.pop("reward", AccuracyReward())
+    return evaluate_to_file(path, make_sampler, reward, problems, **settings)
 
 
 def test_rows_by_hand(tmp_path):
@@ -48,7 +61,7 @@ def test_rows_by_hand(tmp_path):
     problems = [Problem("a", "1+1=", "2", "addition"), Problem("b", "0+2=", "2", "addition")]
     path = tmp_path / "evaluations" / "e.jsonl"
     stored = run(
-        path, make_sampler=lambda seed: ScriptedSampler(script), problems=problems, num_samples=2,
+        path, make_sampler=lambda seed: scripted(script), problems=problems, num_samples=2,
         protocols=("own_draft",), seed=7,
     )  # fmt: skip
     head, first, second = read_rows(path)
@@ -62,12 +75,12 @@ def test_rows_by_hand(tmp_path):
     }  # fmt: skip
     assert second["draft_rewards"] == [0.0, 1.0]
     assert second["statuses"] == ["correct", "unparsed_answer"]
-    np.testing.assert_array_equal(stored.right("own_draft"), [[True, False], [True, False]])
+    np.testing.assert_array_equal(stored.correct("own_draft"), [[True, False], [True, False]])
     summary = stored.summary("own_draft")
-    assert (summary.right, summary.reward, summary.draft_right) == ([1, 1], [0.5, 0.5], [1, 1])
+    assert (summary.correct, summary.reward, summary.draft_correct) == ([1, 1], [0.5, 0.5], [1, 1])
     assert (summary.length, summary.num_samples) == (2.0, 2)
     with pytest.raises(LookupError, match="own_draft"):
-        stored.right("q")
+        stored.correct("q")
 
 
 @pytest.mark.parametrize("protocol", ["q", "own_draft", "best_of_n"])
@@ -75,15 +88,7 @@ def test_the_summary_is_what_evaluate_gives(tmp_path, protocol):
     stored = run(
         tmp_path / "e.jsonl", protocols=(protocol,), problems_per_call=5, make_sampler=lambda _: seeded(1)
     )
-    plain = evaluate(
-        seeded(1),
-        AccuracyReward(),
-        SUMS,
-        num_samples=3,
-        protocol=protocol,
-        num_drafts=2,
-        prompt_format=FORMAT,
-    )
+    plain = evaluate(seeded(1), AccuracyReward(), SUMS, num_samples=3, protocol=protocol, num_drafts=2)
     left, right = stored.summary(protocol).to_row(), plain.to_row()
     assert np.isnan([left.pop("entropy"), right.pop("entropy")]).all()  # a script has none
     assert left == right
@@ -106,7 +111,7 @@ def test_killed_with_kill_9_it_goes_on(tmp_path):
     """A process that evaluates slowly gets SIGKILL after a few calls; this one finishes its file."""
     path = tmp_path / "killed.jsonl"
     code = (
-        "import sys, time; from pathlib import Path; from tests import test_evaluate as t\n"
+        "import sys, time; from pathlib import Path; from tests.analysis import test_evaluation as t\n"
         "def slow(seed):\n    time.sleep(0.2)\n    return t.seeded(seed)\n"
         "t.run(Path(sys.argv[1]), make_sampler=slow)\n"
     )
@@ -162,7 +167,7 @@ def test_nothing_is_sampled_again_when_all_is_there(tmp_path):
     first = run(tmp_path / "e.jsonl")
 
     def only_settings(seed):
-        return ScriptedSampler(["0"])
+        return scripted(["0"])
 
     assert run(tmp_path / "e.jsonl", make_sampler=only_settings).rows == first.rows
 
@@ -175,10 +180,10 @@ def test_nothing_is_sampled_again_when_all_is_there(tmp_path):
         ({"num_samples": 4}, "num_samples"),
         ({"num_drafts": 3}, "num_drafts"),
         ({"problems_per_call": 5}, "problems_per_call"),
-        ({"full_reward": 2.0}, "full_reward"),
+        ({"reward": graded(2.0)}, "full_reward"),
         ({"problems": [*SUMS[:4], Problem("4", "4+4=", "9", "addition")]}, "problems"),
-        ({"make_sampler": lambda seed: ScriptedSampler(["0" * 9])}, "sampling"),
-        ({"prompt_format": PromptFormat(system="s", refinement="{question} {draft}")}, "prompt_format"),
+        ({"make_sampler": lambda seed: scripted(["0" * 9])}, "sampling"),
+        ({"make_sampler": lambda seed: seeded(seed, OTHER_FORMAT)}, "prompt_format"),
     ],
 )
 def test_another_evaluation_is_refused_by_name(tmp_path, change, named):
@@ -194,7 +199,7 @@ def test_another_reward_is_refused(tmp_path):
     with pytest.raises(ValueError, match="reward"):
         evaluate_to_file(
             tmp_path / "e.jsonl", seeded, lambda p, c: [0.0] * len(c), SUMS, policy="digits", num_samples=3,
-            num_drafts=2, prompt_format=FORMAT, problems_per_call=2, progress=False,
+            num_drafts=2, problems_per_call=2, progress=False,
         )  # fmt: skip
 
 
@@ -232,7 +237,7 @@ def test_a_damaged_row_is_named_and_the_rest_is_read_on_request(tmp_path, damage
         stored = read_evaluation(path, on_error="skip")
     assert [message in str(w.message) for w in warned] == [True, False]
     assert "4 of 5 problems under 'q'" in str(warned[1].message)
-    assert stored.right("q").shape == (4, 3)
+    assert stored.correct("q").shape == (4, 3)
 
 
 def test_a_file_without_its_head_is_refused_also_when_skipping(tmp_path):
@@ -254,15 +259,15 @@ class Judge(AccuracyReward):
         return Scores(values, scores.statuses)
 
 
-def test_what_could_not_be_scored_is_not_right_and_not_zero(tmp_path):
+def test_what_could_not_be_scored_is_not_correct_and_not_zero(tmp_path):
     problem = [Problem("a", "1+2=", "3", "addition")]
     script = ["2", "3", "4"]
     stored = evaluate_to_file(
-        tmp_path / "e.jsonl", lambda seed: ScriptedSampler(script), Judge(), problem, policy="p",
-        num_samples=3, prompt_format=FORMAT, progress=False,
+        tmp_path / "e.jsonl", lambda seed: scripted(script), Judge(), problem, policy="p",
+        num_samples=3, progress=False,
     )  # fmt: skip
     np.testing.assert_array_equal(stored.rewards("q"), [[np.nan, 1.0, 0.0]])
-    assert stored.summary("q").right == [1]
+    assert stored.summary("q").correct == [1]
     assert stored.summary("q").reward == [0.5]
 
 
@@ -270,25 +275,48 @@ def test_a_draft_that_could_not_be_scored_was_not_shown(tmp_path):
     """Two drafts, both unscored: Stage 2 asks q itself; `evaluate` once failed on the missing index."""
     problem = [Problem("a", "1+2=", "3", "addition")]
     script = ["2", "2", "3"]
-    options = {"num_samples": 1, "num_drafts": 2, "prompt_format": FORMAT}
-    counted = evaluate(ScriptedSampler(script), Judge(), problem, protocol="best_of_n", **options)
-    assert (counted.right, counted.draft_right) == ([1], [0])
+    options = {"num_samples": 1, "num_drafts": 2}
+    counted = evaluate(scripted(script), Judge(), problem, protocol="best_of_n", **options)
+    assert (counted.correct, counted.draft_correct) == ([1], [0])
     stored = evaluate_to_file(
-        tmp_path / "e.jsonl", lambda seed: ScriptedSampler(script), Judge(), problem, policy="p",
+        tmp_path / "e.jsonl", lambda seed: scripted(script), Judge(), problem, policy="p",
         protocols=("best_of_n",), progress=False, **options,
     )  # fmt: skip
     (row,) = stored.rows["best_of_n"]
     assert (row["draft_rewards"], row["draft_texts"]) == ([None], [None])
 
 
+def test_what_counts_as_correct_is_the_rewards(tmp_path):
+    """Accuracy + 1 for any answer: an incorrect one earns 1 of 2, and so do the drafts "4" and "9"."""
+
+    def one_more(problems, completions):
+        return [1.0 + (c == p.answer) for p, c in zip(problems, completions, strict=True)]
+
+    reward = as_reward(one_more, full_reward=2.0)
+    problem = [Problem("a", "1+2=", "3", "addition")]
+    script = ["4", "3", "9", "3", "4", "3"]  # a draft for each of three samples, then these
+    options = {"num_samples": 3, "num_drafts": 1}
+    counted = evaluate(scripted(script), reward, problem, protocol="own_draft", **options)
+    assert (counted.correct, counted.draft_correct, counted.reward) == ([2], [1], [1.666667])
+    stored = evaluate_to_file(
+        tmp_path / "e.jsonl", lambda seed: scripted(script), reward, problem, policy="p",
+        protocols=("own_draft",), progress=False, **options,
+    )  # fmt: skip
+    summary = stored.summary("own_draft")
+    assert (summary.correct, summary.draft_correct) == ([2], [1])
+    assert stored.identity["full_reward"] == 2.0
+
+
 def test_from_the_file_to_pass_at_n_and_majority(tmp_path):
     stored = run(tmp_path / "e.jsonl", protocols=("q",))
-    right, rng = stored.right("q"), np.random.default_rng(0)
-    curve = pass_at_k_curve(3, right.sum(axis=1), rng=rng)
-    assert curve.estimate[0] == pytest.approx(right.mean())
-    assert curve.estimate[2] == pytest.approx(right.any(axis=1).mean())
-    assert pass_at_1_over_runs(right, rng=rng).over_runs.estimate == pytest.approx(right.mean())
-    assert majority_curve(stored.answers("q"), right, [1], rng=rng).estimate[0] == pytest.approx(right.mean())
+    correct, rng = stored.correct("q"), np.random.default_rng(0)
+    curve = pass_at_k_curve(3, correct.sum(axis=1), rng=rng)
+    assert curve.estimate[0] == pytest.approx(correct.mean())
+    assert curve.estimate[2] == pytest.approx(correct.any(axis=1).mean())
+    assert pass_at_1_over_runs(correct, rng=rng).over_runs.estimate == pytest.approx(correct.mean())
+    assert majority_curve(stored.answers("q"), correct, [1], rng=rng).estimate[0] == pytest.approx(
+        correct.mean()
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,17 @@
 from itertools import combinations
-from math import comb
 
 import numpy as np
 import pytest
 
-from igrpo_kit.analysis.stats.intervals import bootstrap_means, wilson_interval
-from igrpo_kit.analysis.stats.passk import (
-    majority_at_k,
-    majority_curve,
-    pass_at_1_over_runs,
-    pass_at_k_curve,
-    pass_at_k_interval,
-)
+from igrpo_kit.analysis.stats.intervals import bootstrap_interval, bootstrap_means
+from igrpo_kit.analysis.stats.passk import majority_at_k, majority_curve, pass_at_1_over_runs, pass_at_k_curve
 from igrpo_kit.core.passk import pass_at_k
 
 
 @pytest.mark.parametrize(
     ("n", "c", "k", "expected"),
     [
-        (4, 1, 4, 1.0),
+        (4, 1, 4, 1.0),  # certain; sampling the four with replacement would say 1 - (3/4)^4 = 0.684
         (4, 1, 1, 0.25),
         (4, 1, 2, 0.5),
         (4, 2, 2, 5 / 6),
@@ -31,11 +24,6 @@ def test_by_hand(n, c, k, expected):
     assert pass_at_k(n, c, k) == pytest.approx(expected, abs=1e-15)
 
 
-def test_one_right_of_four_at_four_is_certain_not_068():
-    """Sampling the four with replacement would say 1 - (3/4)^4 = 0.684."""
-    assert pass_at_k(4, 1, 4) == 1.0
-
-
 @pytest.mark.parametrize("n", [1, 2, 5, 7])
 def test_equals_counting_every_subset(n):
     for c in range(n + 1):
@@ -44,18 +32,30 @@ def test_equals_counting_every_subset(n):
             assert pass_at_k(n, c, k) == pytest.approx(sum(map(any, subsets)) / len(subsets), abs=1e-12)
 
 
-def test_stable_for_a_hundred_thousand_samples():
-    n = 100_000
-    for c, k in [(1, 1), (1, 50_000), (37, 1000), (99_000, 1000), (50_000, 2)]:
-        exact = 1 - comb(n - c, k) / comb(n, k) if k < 3 or c < 3 else None
-        got = float(pass_at_k(n, c, k))
-        assert 0 <= got <= 1
-        if exact is not None:
-            assert got == pytest.approx(exact, rel=1e-10)
-    assert pass_at_k(n, 1, 1) == pytest.approx(1e-5, rel=1e-12)
+@pytest.mark.parametrize(
+    ("c", "k", "expected"),
+    [
+        (1, 1, 1e-5),
+        (1, 50_000, 0.5),  # k / n
+        (37, 1, 37e-5),  # c / n
+        (50_000, 2, 1 - 49_999 / 199_998),  # the second miss is drawn from one fewer
+        (2, 50_000, 1 - 49_999 / 199_998),
+        (2, 3, 599_988 / 9_999_900_000),  # 1 - 99,997 * 99,996 / (100,000 * 99,999)
+        (99_000, 1000, 1.0),  # a miss has one chance in C(100000, 1000)
+    ],
+)
+def test_exact_for_a_hundred_thousand_samples(c, k, expected):
+    assert pass_at_k(100_000, c, k) == pytest.approx(expected, rel=1e-10)
 
 
-def test_vectorised_over_problems_with_different_numbers_of_samples():
+@pytest.mark.parametrize(("c", "k"), [(37, 1000), (5, 20_000), (900, 1100)])
+def test_correct_samples_and_those_looked_at_change_places(c, k):
+    """c correct ones among n and k looked at: whether they meet is the same question from either side."""
+    assert pass_at_k(100_000, c, k) == pytest.approx(float(pass_at_k(100_000, k, c)), rel=1e-10)
+    assert 0.3 < pass_at_k(100_000, c, k) < 1
+
+
+def test_vectorized_over_problems_with_different_numbers_of_samples():
     got = pass_at_k(np.array([4, 4, 10]), np.array([1, 2, 0]), 2)
     np.testing.assert_allclose(got, [0.5, 5 / 6, 0.0])
 
@@ -86,10 +86,10 @@ def test_bad_counts_are_named(arguments, name):
 
 def test_interval_holds_the_mean_and_narrows_with_problems():
     rng = np.random.default_rng(0)
-    few = pass_at_k_interval(8, rng.binomial(8, 0.4, size=20), 2, rng=np.random.default_rng(1))
-    many = pass_at_k_interval(8, rng.binomial(8, 0.4, size=2000), 2, rng=np.random.default_rng(1))
-    assert few.low < few.estimate < few.high
-    assert many.high - many.low < 0.2 * (few.high - few.low)
+    few = pass_at_k_curve(8, rng.binomial(8, 0.4, size=20), [2], rng=np.random.default_rng(1))
+    many = pass_at_k_curve(8, rng.binomial(8, 0.4, size=2000), [2], rng=np.random.default_rng(1))
+    assert few.low[0] < few.estimate[0] < few.high[0]
+    assert many.high[0] - many.low[0] < 0.2 * (few.high[0] - few.low[0])
 
 
 def test_the_curve_is_pass_at_k_for_every_k():
@@ -111,7 +111,7 @@ def test_the_curve_is_pass_at_k_for_every_k():
 def test_the_curves_interval_is_that_of_one_k():
     c = np.random.default_rng(0).binomial(16, 0.3, size=50)
     curve = pass_at_k_curve(16, c, [4], rng=np.random.default_rng(1), resamples=20_000)
-    one = pass_at_k_interval(16, c, 4, rng=np.random.default_rng(2))
+    one = bootstrap_interval(pass_at_k(16, c, 4), rng=np.random.default_rng(2))
     assert curve.low[0] == pytest.approx(one.low, abs=0.004)
     assert curve.high[0] == pytest.approx(one.high, abs=0.004)
 
@@ -127,12 +127,6 @@ def test_the_spread_of_single_draws_is_what_drawing_again_shows():
     assert np.mean([c.redraw_std[0] ** 2 for c in curves]) == pytest.approx(again.var(), rel=0.1)
     assert np.mean([c.single_draw_std[0] for c in curves]) == pytest.approx(anew.std(), rel=0.1)
     assert again.std() < 0.6 * anew.std()
-
-
-def test_28_of_30_is_known_less_well_than_its_four_digits():
-    """A point of Fig. S.1: 93.33 % of 30 problems."""
-    interval = wilson_interval(28, 30)
-    assert (round(interval.low, 2), round(interval.high, 2)) == (0.79, 0.98)
 
 
 def test_many_means_are_bootstrapped_as_one_is():

@@ -227,7 +227,7 @@ dashboard
 """
 
 
-def test_the_dashboard_updates_stops_and_goes_on(lab, page):
+def test_the_dashboard_updates_stops_and_resumes(lab, page):
     open_and_run(lab, page, "live", [LIVE])
     first = wait_for_data(page, "run: one answer to q", "y => y.length > 5")
     later = wait_for_data(page, "run: one answer to q", f"y => y.length > {len(first) + 5}")
@@ -295,7 +295,7 @@ def test_an_exercise_goes_from_not_written_to_passed(lab, page):
     status = page.locator(".jp-OutputArea-output [role=status]")
     expect(status).to_have_text("… best_of_n: not written yet", timeout=WAIT)
     for solution, verdict in (
-        ("p**n", "is the chance that *all* N drafts are right"),
+        ("p**n", "is the chance that *all* N drafts are correct"),
         ("1 - (1 - p) ** n", "✓ best_of_n: passed"),
     ):
         page.locator(".jp-CodeCell .cm-content").first.click()

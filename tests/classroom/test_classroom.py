@@ -248,11 +248,14 @@ def test_the_committed_copies_are_current(tmp_path):
         assert "# BEGIN SOLUTION" not in text and "# END SOLUTION" not in text and "not written yet" in text
 
 
-def test_a_copy_finds_the_data_from_its_own_folder(tmp_path):
-    cell = nbformat.v4.new_code_cell('records_dir: str = "../data/runs"  # text')
-    for back, found in (("..", "../../data/runs"), ("../notebooks", "../notebooks/../data/runs")):
+def test_a_copy_leaves_code_alone_and_no_lesson_finds_its_data_by_where_it_lies():
+    cell = nbformat.v4.new_code_cell('records_dir = data_path("runs")  # "../data/runs", [a](../b)')
+    for back in ("..", "../notebooks"):
         copy = student_notebook(nbformat.v4.new_notebook(cells=[cell]), "99_x", back=back)
-        assert copy.cells[0].source == f'records_dir: str = "{found}"  # text'
+        assert copy.cells[0].source == cell.source
+    for path in NOTEBOOKS.rglob("*.ipynb"):
+        code = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+        assert not [line for source in code for line in source.splitlines() if "../" in line], path.name
 
 
 def test_copies_never_replace_the_lessons():

@@ -154,7 +154,7 @@ def test_one_bad_submission_affects_nobody_else(tmp_path):
     assert grades["bob", "group_advantages"].status == "not graded"
     assert grades["cy", ""].hint == "not a readable notebook: NotJSONError"
     assert "not the copy of a lesson" in grades["dee", ""].hint
-    total = sum(e.points for e in EXERCISES.values() if e.lesson == "03")
+    total = sum(e.points for e in EXERCISES.values() if e.lesson == "04")
     assert points_table(list(grades.values())).splitlines() == [
         f"   1 of {total:3d}   ada",
         f"   0 of {total:3d}   bob   (8 not graded, see the hints)",

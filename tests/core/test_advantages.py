@@ -35,13 +35,22 @@ def test_leave_one_out_by_hand():
     torch.testing.assert_close(got, torch.tensor([[8 / 3, 0.0, -4 / 3, -4 / 3]]))
 
 
-@pytest.mark.parametrize("right", range(1, 8))
-def test_binary_closed_form(right):
-    G, p = 8, right / 8
-    got = group_advantages(torch.tensor([[1.0] * right + [0.0] * (G - right)], dtype=torch.float64))[0]
-    shrink = (7 / 8) ** 0.5
-    assert got[0].item() == pytest.approx(shrink * ((1 - p) / p) ** 0.5, abs=1e-12)
-    assert got[-1].item() == pytest.approx(-shrink * (p / (1 - p)) ** 0.5, abs=1e-12)
+@pytest.mark.parametrize(
+    ("correct", "up", "down"),  # sqrt(7/8) sqrt((1-p)/p) and -sqrt(7/8) sqrt(p/(1-p)) for p = correct / 8
+    [
+        (1, 2.4748737342, -0.3535533906),  # sqrt(7/8 * 7), -sqrt(7/8 / 7)
+        (2, 1.6201851746, -0.5400617249),
+        (3, 1.2076147288, -0.7245688373),
+        (4, 0.9354143467, -0.9354143467),
+        (5, 0.7245688373, -1.2076147288),
+        (6, 0.5400617249, -1.6201851746),
+        (7, 0.3535533906, -2.4748737342),
+    ],
+)
+def test_binary_closed_form(correct, up, down):
+    rewards = torch.tensor([[1.0] * correct + [0.0] * (8 - correct)], dtype=torch.float64)
+    expected = torch.tensor([[up] * correct + [down] * (8 - correct)], dtype=torch.float64)
+    torch.testing.assert_close(group_advantages(rewards), expected, atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.7, 0.1, -3.3, 1e30])
@@ -53,8 +62,12 @@ def test_dead_groups_are_exactly_zero(value, G):
         assert (got == 0).all()
 
 
-def test_a_float32_std_would_have_missed_the_dead_group():
-    assert torch.full((8,), 0.7).std() > 0
+def test_a_group_is_dead_by_comparison_not_by_a_small_std():
+    """In float32 eight times 0.7 has a std of 6e-8, one 1e-9 among zeros 3.5e-10: no threshold tells them apart."""
+    rewards = torch.tensor([[0.7] * 8, [0.0] * 7 + [1e-9]])
+    assert dead_groups(rewards).tolist() == [True, False]
+    expected = torch.tensor([[0.0] * 8, [-0.35355339] * 7 + [2.47487373]])
+    torch.testing.assert_close(group_advantages(rewards), expected)
 
 
 def test_nearly_equal_rewards_do_not_blow_up():

@@ -9,6 +9,7 @@ from igrpo_kit.core.losses import (
     GRPO,
     GSPO,
     DrGRPO,
+    Objective,
     clipped_surrogate,
     k3_kl,
     reduce_tokens,
@@ -130,7 +131,7 @@ def test_at_ratio_one_the_gradient_is_reinforce_and_the_loss_zero_where_advantag
     assert loss.item() == pytest.approx(0.0, abs=1e-7)
     weight = 1 / (2 * 7) if isinstance(objective, DrGRPO) else 1 / 6
     torch.testing.assert_close(grad, torch.tensor([[-weight] * 3, [weight] * 3]))
-    assert (stats.ratio_mean, stats.ratio_max, stats.clip_share) == (1.0, 1.0, 0.0)
+    assert (stats.ratio_mean, stats.ratio_max, stats.clip_fraction) == (1.0, 1.0, 0.0)
     assert math.isnan(stats.kl)
 
 
@@ -238,7 +239,7 @@ def test_cispo_caps_the_weight_and_keeps_the_gradient():
     loss, stats = CISPO().loss(log_probs, torch.zeros(1, 1), torch.tensor([1.0]), mask)
     assert torch.autograd.grad(loss, log_probs)[0].item() == pytest.approx(-5.0)
     assert loss.item() == pytest.approx(-5 * 2.0794415)
-    assert stats.clip_share == 1.0
+    assert stats.clip_fraction == 1.0
 
 
 def test_stats_by_hand():
@@ -246,12 +247,54 @@ def test_stats_by_hand():
     log_probs = torch.tensor([[1.5, 1.0], [1.5, 9.0]]).log()
     mask = torch.tensor([[True, True], [True, False]])
     _, stats = GRPO().loss(log_probs, torch.zeros(2, 2), torch.tensor([1.0, -1.0]), mask)
-    assert stats.clip_share == pytest.approx(1 / 3)
+    assert stats.tokens == 3
+    assert stats.clip_fraction == pytest.approx(1 / 3)
     assert stats.ratio_mean == pytest.approx(4 / 3)
     assert stats.ratio_max == pytest.approx(1.5)
 
 
-def test_each_objective_normalises_rewards_its_own_way():
+def test_each_objective_normalizes_rewards_its_own_way():
     rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
     assert GRPO().advantages(rewards)[0, 0].item() == pytest.approx(1.5)
     assert DrGRPO(max_length=4).advantages(rewards)[0, 0].item() == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=NAMES)
+def test_the_methods_share_an_interface_and_are_not_each_other(objective):
+    assert isinstance(objective, Objective)
+    methods = [GRPO, DrGRPO, DAPO, GSPO, CISPO]
+    assert [kind for kind in methods if isinstance(objective, kind)] == [type(objective)]
+
+
+def test_options_belong_to_the_methods_that_use_them():
+    with pytest.raises(TypeError, match="clip_low"):
+        CISPO(clip_low=0.1)
+    with pytest.raises(TypeError, match="ratio_cap"):
+        GRPO(ratio_cap=2.0)
+    with pytest.raises(TypeError, match="max_length"):
+        DrGRPO()
+    assert (DAPO().clip_low, DAPO().clip_high) == (0.2, 0.28)
+
+
+def test_the_interface_alone_is_no_method():
+    log_probs, old, _, A, mask = ragged_batch(0)
+    with pytest.raises(NotImplementedError):
+        Objective().loss(log_probs, old, A, mask)
+
+
+class Reinforce(Objective):
+    """A method of one's own says what its surrogate is; everything else is there."""
+
+    def surrogate(self, log_probs, ratio, advantages):
+        return advantages[:, None] * log_probs
+
+
+def test_a_method_of_ones_own_by_hand():
+    """Rows (-1 - 2) / 2 * 1 = -1.5 and -3 * -2 = 6: the mean is 2.25; nothing is clipped."""
+    log_probs = torch.tensor([[-1.0, -2.0], [-3.0, 99.0]], requires_grad=True)
+    mask = torch.tensor([[True, True], [True, False]])
+    loss, stats = Reinforce().loss(log_probs, torch.zeros(2, 2), torch.tensor([1.0, -2.0]), mask)
+    assert loss.item() == -2.25
+    assert (stats.tokens, stats.clip_fraction) == (3, 0.0)
+    loss.backward()
+    assert log_probs.grad.tolist() == [[-0.25, -0.25], [1.0, 0.0]]

@@ -3,12 +3,15 @@ import torch
 
 from igrpo_kit.core.selection import (
     NO_DRAFT,
+    SELECTORS,
     select_best_draft,
+    select_drafts,
     select_first_draft,
     select_no_draft,
     select_oracle_draft,
     select_random_draft,
     select_worst_draft,
+    selector,
 )
 
 NAN = float("nan")
@@ -74,3 +77,72 @@ def test_oracle_selects_by_the_true_reward_then_the_training_one():
     assert select_oracle_draft(training, true_rewards=true).tolist() == [0, 1]
     with pytest.raises(ValueError, match=r"\[0\]"):
         select_oracle_draft(training, true_rewards=torch.tensor([[NAN, NAN, NAN], [0.0, 0.0, 0.0]]))
+
+
+CHOICES = {"best": [1, 0, 2], "worst": [0, 0, 1], "first": [0, 0, 0], "none": [-1, -1, -1]}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_selectors_have_names(name):
+    assert selector(name)(REWARDS).tolist() == CHOICES[name]
+    assert select_drafts(REWARDS, name).tolist() == CHOICES[name]
+
+
+def test_every_name_is_tested_here():
+    assert sorted(SELECTORS) == sorted([*CHOICES, "random"])
+
+
+def test_random_by_name_repeats_with_its_generator_alone():
+    one, two = (selector("random", torch.Generator().manual_seed(5)) for _ in range(2))
+    torch.manual_seed(0)
+    first = [one(REWARDS).tolist() for _ in range(20)]
+    torch.manual_seed(1)
+    assert [two(REWARDS).tolist() for _ in range(20)] == first
+    assert len({tuple(choice) for choice in first}) > 10  # of 64: chance is involved
+    assert selector("best", torch.Generator())(REWARDS).tolist() == [1, 0, 2]  # ties stay with the first
+
+
+def test_random_by_name_without_a_generator_follows_the_global_one():
+    torch.manual_seed(3)
+    first = [select_drafts(REWARDS, "random").tolist() for _ in range(20)]
+    torch.manual_seed(3)
+    assert [select_drafts(REWARDS, "random").tolist() for _ in range(20)] == first
+    assert len({tuple(choice) for choice in first}) > 10
+
+
+def test_a_selector_of_ones_own_stands_where_a_name_stands():
+    def last(rewards):
+        return torch.full((len(rewards),), rewards.shape[1] - 1)
+
+    assert selector(last) is last
+    assert select_drafts(REWARDS, last).tolist() == [3, 3, 3]
+
+
+@pytest.mark.parametrize("use", [selector, lambda name: select_drafts(REWARDS, name)])
+def test_an_unknown_name_is_an_error_that_lists_the_names(use):
+    message = "select: one of best, random, worst, first, none or a callable, got 'bets'"
+    with pytest.raises(ValueError, match=message):
+        use("bets")
+
+
+@pytest.mark.parametrize(
+    ("name", "choice"),
+    [
+        ("best", [-1, 1, 2]),
+        ("worst", [-1, 0, 1]),
+        ("first", [-1, 0, 1]),
+        ("none", [-1, -1, -1]),
+        (lambda rewards: rewards.nan_to_num(-9.0).argmax(dim=1), [-1, 1, 2]),
+    ],
+    ids=["best", "worst", "first", "none", "own"],
+)
+def test_a_prompt_without_a_scored_draft_is_shown_none(name, choice):
+    rewards = torch.tensor([[NAN, NAN, NAN], [0.0, 1.0, 0.0], [NAN, 0.0, 0.5]])
+    assert select_drafts(rewards, name).tolist() == choice
+    assert rewards[0].isnan().all()  # what was given is left as it was
+    assert select_drafts(rewards[:1], name).tolist() == [-1]
+
+
+def test_random_selection_among_prompts_without_a_scored_draft():
+    rewards = torch.tensor([[NAN, NAN, NAN], [NAN, 1.0, NAN]])
+    assert all(select_drafts(rewards, "random").tolist() == [-1, 1] for _ in range(50))

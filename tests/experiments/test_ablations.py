@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from igrpo_kit.analysis.compare import load_experiment
-from igrpo_kit.cli import _PRESETS
+from igrpo_kit.analysis.compare import load_records
 from igrpo_kit.core.losses import GRPO, GSPO
 from igrpo_kit.core.rows import read_rows
 from igrpo_kit.experiments import runner as experiments
-from igrpo_kit.experiments.ablations import ABLATIONS, FACTORS, OBJECTIVES, ablate, ablation
-from igrpo_kit.experiments.experiment import EXPERIMENTS, Experiment, record_folders
-from igrpo_kit.experiments.runner import is_complete, run_experiment, run_one
+from igrpo_kit.experiments.ablations import FACTORS, OBJECTIVES, ablate, ablation
+from igrpo_kit.experiments.experiment import Experiment, record_folders
+from igrpo_kit.experiments.presets import load_experiment, preset_names
+from igrpo_kit.experiments.runner import is_complete, run_one
 from igrpo_kit.policies.policy import DRAFT_AFTER
 from igrpo_kit.policies.samplers.hf import HFSampler
 from igrpo_kit.policies.samplers.sampler import SamplingSettings
@@ -35,9 +35,13 @@ SMALL = {
 }
 
 
-def test_the_command_line_knows_every_experiment():
-    assert set(_PRESETS) == {*EXPERIMENTS, *ABLATIONS}
-    assert set(ABLATIONS) == {f"ablation-{factor}" for factor in FACTORS}
+ABLATIONS = [f"ablation-{factor}" for factor in FACTORS]
+
+
+def test_every_factor_is_a_preset():
+    assert {name for name in preset_names() if name.startswith("ablation-")} == set(ABLATIONS)
+    for factor in FACTORS:
+        assert load_experiment(f"ablation-{factor}") == ablation(factor)
 
 
 @pytest.mark.parametrize("factor", FACTORS)
@@ -63,15 +67,17 @@ def test_methods_differ_from_the_baseline_in_one_factor(factor):
 
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_rollouts_are_matched_except_where_they_are_what_is_varied(name):
-    totals = [s["num_drafts"] + s["num_refinements"] for s in ABLATIONS[name].methods.values()]
+    methods = load_experiment(name).methods.values()
+    totals = [settings["num_drafts"] + settings["num_refinements"] for settings in methods]
     assert totals == ([4, 8, 16, 32] if name == "ablation-completions" else [8] * len(totals))
 
 
 def test_the_papers_values():
     """Table S.4's betas and completions; Table 2's objectives, each compared with itself without Stage 1."""
-    betas = [settings["objective"].beta for settings in ABLATIONS["ablation-beta"].methods.values()]
+    e = ablation("beta")
+    betas = [e.config(method, seed=0).objective.beta for method in e.methods]
     assert betas == [0, 0.0001, 0.001, 0.01]
-    against = ABLATIONS["ablation-objective"].against
+    against = ablation("objective").against
     assert against["DAPO 4+4"] == "DAPO-8"
     assert against["GSPO 4+4"] == "GSPO-8"
 
@@ -92,28 +98,25 @@ def test_bad_input_is_named(factor, values, message):
         ablation(factor, values)
 
 
-def test_a_setting_that_cannot_be_is_said_before_anything_runs(tmp_path):
-    with pytest.raises(ValueError, match="select"):
-        run_experiment(ablation("select", ["best", "prettiest"]), tmp_path, jobs=1)
-    assert not list(tmp_path.iterdir())
+def test_a_setting_that_cannot_be_is_said_before_anything_runs():
+    with pytest.raises(ValueError, match=r"'prettiest draft': select: one of best, .*'prettiest'"):
+        ablation("select", ["best", "prettiest"])
 
 
 def test_with_one_epoch_gspo_is_grpo_which_is_why_the_ablation_makes_two(tiny_policy):
-    sampler = HFSampler(tiny_policy.model, tiny_policy.tokenizer, SamplingSettings(12), seed=0)
-    rollout = igrpo_rollout(
-        sampler, AccuracyReward(), countdown_problems(8, seed=0), num_drafts=0, num_refinements=4,
-        prompt_format=tiny_policy.prompt_format,
-    )  # fmt: skip
+    sampler = HFSampler(tiny_policy, SamplingSettings(12), seed=0)
+    problems = countdown_problems(8, seed=0)
+    rollout = igrpo_rollout(sampler, AccuracyReward(), problems, num_drafts=0, num_refinements=4)
 
     def weights(objective, epochs):
         model = copy.deepcopy(tiny_policy.model)
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        train_step(model, optimizer, rollout, objective, temperature=1.0, inner_epochs=epochs)
+        train_step(model, optimizer, rollout, objective, temperature=1.0, num_iterations=epochs)
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
     torch.testing.assert_close(weights(GRPO(), 1), weights(GSPO(), 1), rtol=1e-5, atol=1e-7)
     assert (weights(GRPO(), 2) - weights(GSPO(), 2)).abs().max() > 1e-5
-    assert all(s["inner_epochs"] == 2 for s in ABLATIONS["ablation-objective"].methods.values())
+    assert all(s["num_iterations"] == 2 for s in ablation("objective").methods.values())
     assert set(OBJECTIVES) == {"GRPO", "DAPO", "GSPO", "Dr. GRPO"}
 
 
@@ -148,7 +151,7 @@ def test_an_experiment_of_ones_own_is_run_in_processes_packed_and_loaded(tmp_pat
         pack_run(tmp_path / name, tmp_path / "packed" / name)
     monkeypatch.setattr(experiments, "_start", lambda *a: pytest.fail("nothing is left to run"))
     loaded, _ = ablate(e, tmp_path / "packed")
-    for column in ("accuracy", "greedy", "pass@8"):
+    for column in ("accuracy", "greedy", "pass_at_8"):
         assert [s.numbers[column] for s in loaded] == [s.numbers[column] for s in summaries]
 
 
@@ -160,8 +163,8 @@ TRAP = "Critique-GRPO 4+4, as if from q"
 
 
 def committed(name):
-    e = {**EXPERIMENTS, **ABLATIONS}[name]
-    records, _ = load_experiment(RECORDS / name, record_folders(e))
+    e = load_experiment(name)
+    records, _ = load_records(RECORDS / name, record_folders(e))
     return e, records
 
 
@@ -171,13 +174,13 @@ def test_committed_runs_are_whole_and_loaded_by_the_one_call(name, monkeypatch):
     e, records = committed(name)
     summaries, base = ablate(e, RECORDS / name)
     assert {s.seeds for s in summaries} == {3}
-    assert len(base["right"]) == e.held_out_problems
+    assert len(base["correct"]) == e.held_out_problems
     for record in records:
         assert [row["step"] for row in record.metrics] == list(range(1, e.steps + 1))
 
 
 @pytest.mark.parametrize("name", COMMITTED)
-def test_committed_runs_drew_what_their_method_says(name):
+def test_committed_runs_sampled_what_their_method_says(name):
     e, records = committed(name)
     for record in records:
         settings = e.methods[record.method]
@@ -198,8 +201,8 @@ def test_the_sampler_gap_finds_the_trap_and_nothing_else(name):
 
 def test_the_clip_acts_in_the_objectives_ablation():
     """Two epochs: the ratio leaves 1, and GSPO's clip, a thousandth of GRPO's, removes far more of it."""
-    clipped = {m: [] for m in ABLATIONS["ablation-objective"].methods}
+    clipped = {method: [] for method in ablation("objective").methods}
     for record in committed("ablation-objective")[1]:
-        clipped[record.method].append(record.at_end("clip_share"))
+        clipped[record.method].append(record.at_end("clip_fraction"))
     assert min(clipped["GRPO-8"]) > 0
     assert min(clipped["GSPO-8"]) > 10 * max(clipped["GRPO-8"])

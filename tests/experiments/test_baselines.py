@@ -9,6 +9,7 @@ import torch
 from igrpo_kit.core.losses import DAPO, GRPO
 from igrpo_kit.core.prompts import PromptFormat, VerdictFormat
 from igrpo_kit.core.selection import select_first_draft
+from igrpo_kit.experiments import baselines
 from igrpo_kit.experiments.baselines import (
     CRITIQUE_AS_IF_FROM_Q,
     CRITIQUE_GRPO,
@@ -20,7 +21,7 @@ from igrpo_kit.experiments.baselines import (
     critique_trained_as_if_from_q,
     question_ratio,
     self_verification_rollout,
-    verification_scores,
+    verdict_probabilities,
     vote_rows,
     weighted_vote,
 )
@@ -30,7 +31,7 @@ from igrpo_kit.policies.samplers.hf import HFSampler
 from igrpo_kit.policies.samplers.sampler import SamplingSettings
 from igrpo_kit.policies.samplers.scripted import ScriptedSampler
 from igrpo_kit.tasks.problem import Problem
-from igrpo_kit.tasks.rewards import AccuracyReward
+from igrpo_kit.tasks.rewards import AccuracyReward, WeightedSum, as_reward
 from igrpo_kit.tasks.sets.generated import countdown_problems
 from igrpo_kit.training.checkpoint import CheckpointError
 from igrpo_kit.training.config import IGRPO_STEPS, TrainConfig
@@ -45,11 +46,10 @@ COUNTDOWN = countdown_problems(64, seed=0)
 LOOKING_BACK = {"num_drafts": 2, "num_refinements": 2, "train_drafts": True, "select": "random"}
 
 
-def scripted(rollout, texts, **options):
-    return rollout(
-        ScriptedSampler(texts), AccuracyReward(), [PROBLEM], num_drafts=2, num_refinements=2,
-        select=select_first_draft, prompt_format=FORMAT, **options,
-    )  # fmt: skip
+def scripted(rollout, texts, *, reward=None, tokenizer=None, **options):
+    sampler = ScriptedSampler(texts, tokenizer, prompt_format=FORMAT)
+    budget = {"num_drafts": 2, "num_refinements": 2, "select": select_first_draft}
+    return rollout(sampler, reward or AccuracyReward(), [PROBLEM], **budget, **options)
 
 
 def asked(stage):
@@ -62,14 +62,12 @@ def policy(tiny_policy):
 
 
 def sampler_of(policy, seed=0):
-    return HFSampler(policy.model, policy.tokenizer, SamplingSettings(12), seed=seed)
+    return HFSampler(policy, SamplingSettings(12), seed=seed)
 
 
-def tiny_rollout(policy, rollout=critique_rollout, **options):
-    return rollout(
-        sampler_of(policy), AccuracyReward(), COUNTDOWN[:8], num_drafts=4, num_refinements=4,
-        select=select_first_draft, prompt_format=policy.prompt_format, tokenizer=policy.tokenizer, **options,
-    )  # fmt: skip
+def tiny_rollout(policy):
+    budget = {"num_drafts": 4, "num_refinements": 4, "select": select_first_draft}
+    return critique_rollout(sampler_of(policy), AccuracyReward(), COUNTDOWN[:8], **budget)
 
 
 # --- Self-Verification
@@ -100,9 +98,9 @@ def test_an_answer_cannot_leave_its_slot_in_the_verdict_prompt(policy):
     assert asked(rollout.refinements) == ["3,7,5:26?< /d>1< eos>"]
 
 
-def test_verification_scores_are_those_of_a_loop(policy):
+def test_verdict_probabilities_are_those_of_a_loop(policy):
     questions, answers = ["3,7,5:26", "1,2,3:6"], ["3*7+5", "1"]
-    got = verification_scores(policy, questions, answers, TINY_VERDICTS)
+    got = verdict_probabilities(policy, questions, answers, TINY_VERDICTS)
     for i, (question, answer) in enumerate(zip(questions, answers, strict=True)):
         text = f"<bos>{question}={answer}<a>"
         log_probs = []
@@ -122,19 +120,32 @@ def test_votes_by_hand():
         weighted_vote([], [])
 
 
-def test_rows_of_votes(policy, monkeypatch):
-    """Three answers, the right one in the minority, and a judge who knows."""
-    import igrpo_kit.experiments.baselines as room
-
-    monkeypatch.setattr(room, "verification_scores", lambda *a: torch.tensor([0.1, 0.9, 0.1]))
+def test_rows_of_votes(monkeypatch):
+    """Three answers, the correct one in the minority, and a judge who knows."""
+    monkeypatch.setattr(baselines, "verdict_probabilities", lambda *a: torch.tensor([0.1, 0.9, 0.1]))
     sampler = ScriptedSampler(["3+7+5", "3*7+5", "3+7+5"])
-    rows = vote_rows(policy, sampler, AccuracyReward(), [PROBLEM], verdicts=VERDICTS, num_samples=3)
-    assert {row["protocol"]: row["right"] for row in rows} == {
+    rows = vote_rows(sampler, AccuracyReward(), [PROBLEM], verdicts=VERDICTS, num_samples=3)
+    assert {row["protocol"]: row["correct"] for row in rows} == {
         "vote": [0],
         "verified_vote": [1],
         "verdict": [3],
     }
     assert [row["reward"] for row in rows] == [[0.0], [1.0], [1.0]]
+
+
+def test_a_wrong_answer_in_the_right_format_is_wrong(monkeypatch):
+    """Accuracy + format: one of the two is half of the full reward, in what is asked for and in the votes."""
+    well_formed = as_reward(lambda problems, texts: [1.0 for _ in texts])
+    both = WeightedSum([AccuracyReward(), well_formed], [1.0, 1.0])
+    texts = ["7+5+3", "3*7+5", "no", "yes"]
+    verified = scripted(self_verification_rollout, texts, reward=both, verdicts=VERDICTS)
+    assert verified.drafts.rewards.tolist() == [[1, 2]]
+    assert verified.refinements.rewards.tolist() == [[1, 0]]
+    assert asked(scripted(critique_rollout, texts, reward=both).refinements) == ["3,7,5:26[7+5+3=0]"]
+    monkeypatch.setattr(baselines, "verdict_probabilities", lambda *a: torch.tensor([0.1, 0.9, 0.1]))
+    sampler = ScriptedSampler(["3+7+5", "3*7+5", "3+7+5"])
+    rows = vote_rows(sampler, both, [PROBLEM], verdicts=VERDICTS, num_samples=3)
+    assert [row["correct"] for row in rows] == [[0], [1], [3]]
 
 
 # --- Critique-GRPO
@@ -191,12 +202,12 @@ def test_the_trap_the_ratio_is_one_by_construction_and_only_the_sampler_knows(po
     answers, refinements = critique_trained_as_if_from_q(rollout, GRPO(), train_drafts=True)
     weighted = first_update([answers, replace(refinements, on_policy=False)])
     assert weighted["ratio_max"] > 1.2  # the true ratio at the first update
-    assert weighted["clip_share"] > 0.01
+    assert weighted["clip_fraction"] > 0.01
     assert weighted["sampler_gap"] < 1e-5  # only what claims to be on-policy is held to it
 
     published = first_update(critique_trained(rollout, GRPO(), train_drafts=True))
     assert published["ratio_max"] == pytest.approx(weighted["ratio_max"], rel=1e-4)
-    assert published["clip_share"] == 0  # it has no ratio to clip
+    assert published["clip_fraction"] == 0  # it has no ratio to clip
 
 
 def test_the_ratio_of_a_refinement_on_q_is_that_of_a_loop(policy):
@@ -244,12 +255,12 @@ def test_as_if_from_q_is_another_gradient_and_the_ratio_puts_it_right():
     "variant", [SELF_VERIFICATION, CRITIQUE_GRPO, CRITIQUE_AS_IF_FROM_Q], ids=lambda v: v.name
 )
 def test_every_baseline_runs_in_our_loop_and_resumes_to_the_same_bits(tiny_policy, variant, tmp_path):
-    config = TrainConfig(steps=3, prompts=8, warmup_steps=1, **LOOKING_BACK)
+    config = TrainConfig(steps=3, prompts_per_step=8, warmup_steps=1, **LOOKING_BACK)
 
     def run(folder, steps):
         policy = replace(tiny_policy, model=copy.deepcopy(tiny_policy.model))
         rows = train(
-            policy, COUNTDOWN, AccuracyReward(), sampler_of(policy), config, variant=variant, folder=folder,
+            sampler_of(policy), AccuracyReward(), COUNTDOWN, config, variant=variant, folder=folder,
             resume=True, progress=False,
         )  # fmt: skip
         taken = [row for row, _ in zip(rows, range(steps), strict=False)]
@@ -266,7 +277,7 @@ def test_every_baseline_runs_in_our_loop_and_resumes_to_the_same_bits(tiny_polic
     assert not torch.equal(weights, changed)
     with pytest.raises(CheckpointError, match="variant"):
         policy = replace(tiny_policy, model=copy.deepcopy(tiny_policy.model))
-        next(train(policy, COUNTDOWN, AccuracyReward(), sampler_of(policy), config, folder=tmp_path / "parts",
+        next(train(sampler_of(policy), AccuracyReward(), COUNTDOWN, config, folder=tmp_path / "parts",
                    resume=True, progress=False))  # fmt: skip
 
 
@@ -280,7 +291,7 @@ def test_what_a_baseline_cannot_do_is_refused(policy):
         scripted(critique_rollout, ["3"] * 4, stop_at=1.0)
     config = TrainConfig(steps=1, num_drafts=2, num_refinements=2, draft_ahead=True)
     with pytest.raises(ValueError, match="draft_ahead: critique-grpo"):
-        next(train(policy, COUNTDOWN, AccuracyReward(), sampler_of(policy), config, variant=CRITIQUE_GRPO))
+        next(train(sampler_of(policy), AccuracyReward(), COUNTDOWN, config, variant=CRITIQUE_GRPO))
 
 
 def test_the_paper_method_is_the_default_variant(policy):
@@ -297,7 +308,7 @@ def test_the_committed_policy_gives_verdicts_and_is_no_good_judge_yet():
     answers = sampler_of(judge).sample(prompts, 4).texts
     right = torch.tensor(AccuracyReward().score(asked, answers).values) == 1
     questions = [problem.question for problem in asked]
-    scores = verification_scores(judge, questions, answers, TINY_VERDICTS)
+    scores = verdict_probabilities(judge, questions, answers, TINY_VERDICTS)
     assert scores[right].mean() > scores[~right].mean() + 0.02
     prompts = [TINY_VERDICTS.prompt.refinement_messages(*row) for row in zip(questions, answers, strict=True)]
     words = sampler_of(judge, 1).sample(prompts, 1).texts

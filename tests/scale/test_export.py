@@ -1,4 +1,4 @@
-"""Notebook to script to Slurm job: the text, and the job really run on a cluster played by small scripts."""
+"""Notebook to script to Slurm job: the text, and the job run for real on a simulated cluster."""
 
 import contextlib
 import hashlib
@@ -371,7 +371,7 @@ exit "${FAKE_REQUEUE:-0}"
 
 
 class Cluster:
-    """Runs an exported job's body as Slurm would, with `srun` and its like played by CLUSTER."""
+    """Runs an exported job's body as Slurm would, with `srun` and its like replaced by the scripts of CLUSTER."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.fake = folder, folder / "fake"
@@ -597,7 +597,7 @@ def test_vllm_knows_every_flag_of_the_server() -> None:
 # ---------------------------------------------------------------- lesson 08
 
 
-def test_lesson_07_as_a_script_gives_the_notebooks_numbers(tmp_path: Path) -> None:
+def test_lesson_08_as_a_script_gives_the_notebooks_numbers(tmp_path: Path) -> None:
     batch.export_notebook(LESSON, tmp_path)
     parameters = {"max_steps": 2, "seed": 3}
     flags = ["--max-steps", "2", "--seed", "3", "--out-dir", str(tmp_path / "script")]

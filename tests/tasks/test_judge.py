@@ -445,11 +445,12 @@ def test_inside_a_running_event_loop_and_from_threads(serve) -> None:
 
 
 def test_ctrl_c_is_prompt_and_leaves_no_thread(serve) -> None:
-    asked, released = threading.Event(), threading.Event()
+    asked, released, answered = threading.Event(), threading.Event(), []
 
     def hold(handler: _Handler) -> None:
         asked.set()
         released.wait(60)
+        answered.append(handler)
 
     def press() -> None:
         asked.wait(30)
@@ -459,10 +460,9 @@ def test_ctrl_c_is_prompt_and_leaves_no_thread(serve) -> None:
     judge = judge_at(serve(hold), timeout=60.0)
     user = threading.Thread(target=press)
     user.start()
-    begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         judge.score([PROBLEM] * 3, ["a", "b", "c"])
-    assert time.monotonic() - begin < 30
+    assert not answered  # it did not wait for the endpoint
     released.set()
     user.join()
     left = {thread.name for thread in threading.enumerate()} - before

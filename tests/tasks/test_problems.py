@@ -4,7 +4,6 @@ import random
 import string
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -16,11 +15,11 @@ from igrpo_kit.tasks import puzzles
 from igrpo_kit.tasks.grading.grader import Grader
 from igrpo_kit.tasks.problem import Problem
 from igrpo_kit.tasks.puzzles import addition_solutions, countdown_solutions, countdown_values, is_held_out
-from igrpo_kit.tasks.sets import generated as problems
 from igrpo_kit.tasks.sets.files import load_problems, save_problems
 from igrpo_kit.tasks.sets.generated import addition_problems, countdown_max_problems, countdown_problems
 from igrpo_kit.tasks.sets.gym import GYM_DATASETS, reasoning_gym_problems
-from igrpo_kit.tasks.sets.hub import PRESETS, load_preset, preset_problems
+from igrpo_kit.tasks.sets.hub import HUB_SETS, hub_problems, load_hub_set
+from igrpo_kit.tasks.sets.shipped import SHIPPED
 from igrpo_kit.tasks.verification import check_golds, has_exact_verifier, verify
 
 DATA = Path(__file__).parents[2] / "data" / "problems"
@@ -143,11 +142,10 @@ HOSTILE = [
     ("question", "source"), [("3,7,5:26", "countdown"), ("3,7,5|26", "countdown-max"), ("3+7=", "addition")]
 )
 def test_hostile_text_is_not_an_answer_and_costs_nothing(text: str, question: str, source: str) -> None:
-    begin = time.perf_counter()
+    """Milliseconds, where backtracking or evaluation would take longer than a test may."""
     reward, status = verify(Problem("p", question, "", source), text)
     if text != "3*7+5\u2028":  # a line separator is whitespace at the end, as everywhere in Python
         assert (reward, status) in [(0, "incorrect"), (0, "unparsed_answer"), (0, "no_answer")]
-    assert time.perf_counter() - begin < 5  # milliseconds; the margin is for a loaded machine
 
 
 def test_countdown_agrees_with_python_on_random_expressions() -> None:
@@ -267,11 +265,9 @@ def test_bad_arguments_are_named(kwargs: dict, message: str) -> None:
         addition_problems(1, seed=0, digits=0)
 
 
-def test_ten_thousand_are_drawn_and_checked_in_a_moment() -> None:
-    begin = time.perf_counter()
+def test_ten_thousand_are_drawn_and_checked() -> None:
     drawn = countdown_problems(10_000, seed=3)
     assert Counter(verify(p, p.answer)[1] for p in drawn) == {"correct": 10_000}
-    assert time.perf_counter() - begin < 20  # 0.25 s without the checks of annotations, on an idle core
 
 
 # ---------------------------------------------------------------- reasoning-gym
@@ -437,10 +433,10 @@ def test_bytes_that_are_no_text_and_repeated_ids_on_saving(tmp_path: Path) -> No
 
 
 def test_the_shipped_sets_are_what_the_command_makes(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "igrpo_kit.problems", str(tmp_path)], check=True)
+    subprocess.run([sys.executable, "-m", "igrpo_kit.tasks.sets.shipped", str(tmp_path)], check=True)
     made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert made == {path.name: path.read_bytes() for path in DATA.glob("*.jsonl")}
-    assert sorted(made) == sorted(f"{name}.jsonl" for name in problems.SHIPPED)
+    assert sorted(made) == sorted(f"{name}.jsonl" for name in SHIPPED)
     assert sum(map(len, made.values())) < 1_000_000
     for name in ("countdown", "gsm-symbolic"):
         train, held_out = (load_problems(DATA / f"{name}-{side}.jsonl") for side in ("train", "held-out"))
@@ -496,8 +492,8 @@ ROWS: dict[str, tuple[dict, str, str]] = {
 ROWS["gsm8k-train"] = ROWS["gsm8k"]
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_read_the_real_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", HUB_SETS)
+def test_hub_sets_read_the_real_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     row, question, answer = ROWS[name]
@@ -508,20 +504,33 @@ def test_presets_read_the_real_columns(name: str, monkeypatch: pytest.MonkeyPatc
         return datasets.Dataset.from_list([row, row])
 
     monkeypatch.setattr(datasets, "load_dataset", fake)
-    loaded = load_preset(name)
-    preset = PRESETS[name]
-    assert asked == [(preset.hub_id, config, preset.split) for config in preset.configs]
-    assert len(loaded) == len({p.id for p in loaded}) == 2 * len(preset.configs)
+    loaded = load_hub_set(name)
+    hub_set = HUB_SETS[name]
+    assert asked == [(hub_set.hub_id, config, hub_set.split) for config in hub_set.configs]
+    assert len(loaded) == len({p.id for p in loaded}) == 2 * len(hub_set.configs)
     assert {(p.question, p.answer, p.source) for p in loaded} == {(question, answer, name)}
-    assert preset.license
-    assert preset.note
+    assert hub_set.license
+    assert hub_set.note
 
 
-def test_preset_ids() -> None:
+def test_where_the_hub_sets_lie() -> None:
+    assert sorted(HUB_SETS) == sorted(ROWS)
+    gsm8k, math, train = HUB_SETS["gsm8k-train"], HUB_SETS["math500"], HUB_SETS["math-train"]
+    assert (gsm8k.hub_id, gsm8k.split, gsm8k.configs) == ("openai/gsm8k", "train", ("main",))
+    assert (gsm8k.form, gsm8k.license, gsm8k.note) == ("after_hashes", "MIT", "7,473 problems")
+    assert HUB_SETS["gsm8k"].split == "test"
+    assert (math.hub_id, math.split, math.configs) == ("HuggingFaceH4/MATH-500", "test", (None,))
+    assert (math.question, math.answer, math.form) == ("problem", "answer", "plain")
+    assert (train.hub_id, train.answer, train.form) == ("EleutherAI/hendrycks_math", "solution", "boxed")
+    assert len(train.configs) == 7 and train.configs[0] == "algebra"
+    assert HUB_SETS["aime25"].configs == ("AIME2025-I", "AIME2025-II")
+
+
+def test_hub_set_ids() -> None:
     row = ROWS["gsm8k"][0]
-    assert [p.id for p in preset_problems("gsm8k", [row, row], config="main")] == ["gsm8k/0", "gsm8k/1"]
+    assert [p.id for p in hub_problems("gsm8k", [row, row], config="main")] == ["gsm8k/0", "gsm8k/1"]
     row = ROWS["aime25"][0]
-    assert preset_problems("aime25", [row], config="AIME2025-II")[0].id == "aime25/AIME2025-II/0"
+    assert hub_problems("aime25", [row], config="AIME2025-II")[0].id == "aime25/AIME2025-II/0"
 
 
 @pytest.mark.parametrize(
@@ -535,15 +544,15 @@ def test_preset_ids() -> None:
     ],
 )
 def test_the_old_spellings_of_math(solution: str, gold: str) -> None:
-    assert preset_problems("math-train", [{"problem": "P", "solution": solution}])[0].answer == gold
+    assert hub_problems("math-train", [{"problem": "P", "solution": solution}])[0].answer == gold
 
 
 @pytest.mark.parametrize(
     ("name", "row", "message"),
     [
-        ("gsm8k", {"question": "q", "answer": "18"}, "preset gsm8k, row 0: column 'answer': .*no '####'"),
+        ("gsm8k", {"question": "q", "answer": "18"}, "set gsm8k, row 0: column 'answer': .*no '####'"),
         ("gsm8k", {"question": "q", "answer": "#### "}, "row 0: column 'answer': there is no answer"),
-        ("gsm8k", {"question": " ", "answer": "#### 1"}, "preset gsm8k, row 0: question is empty"),
+        ("gsm8k", {"question": " ", "answer": "#### 1"}, "set gsm8k, row 0: question is empty"),
         (
             "math500",
             {"question": "q", "answer": "1"},
@@ -557,9 +566,9 @@ def test_the_old_spellings_of_math(solution: str, gold: str) -> None:
         ("aime25", {"question": "q", "answer": None}, "row 0: column 'answer': expected text or a number"),
     ],
 )
-def test_a_bad_row_of_a_preset_is_named(name: str, row: dict, message: str) -> None:
+def test_a_bad_row_of_a_hub_set_is_named(name: str, row: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        preset_problems(name, [row])
+        hub_problems(name, [row])
 
 
 def test_without_a_hub_the_error_says_what_works(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -567,18 +576,19 @@ def test_without_a_hub_the_error_says_what_works(monkeypatch: pytest.MonkeyPatch
 
     assert huggingface_hub.constants.HF_HUB_OFFLINE, "tests run offline (conftest)"
     with pytest.raises(
-        ConnectionError, match=r"preset gsm8k: openai/gsm8k .* countdown_problems.*load_problems"
+        ConnectionError, match=r"set gsm8k: openai/gsm8k .* countdown_problems.*load_problems"
     ):
-        load_preset("gsm8k")
-    with pytest.raises(ValueError, match="name: no preset 'gsm9k'; there is gsm8k"):
-        load_preset("gsm9k")
+        load_hub_set("gsm8k")
+    with pytest.raises(ValueError, match="name: no set 'gsm9k'; there is gsm8k"):
+        load_hub_set("gsm9k")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError, match="pip install datasets"):
-        load_preset("gsm8k")
+        load_hub_set("gsm8k")
 
 
 def test_importing_the_modules_is_light() -> None:
-    code = "import igrpo_kit.judge, igrpo_kit.presets, sys; print([m for m in HEAVY if m in sys.modules])"
+    code = "import igrpo_kit.tasks.judge, igrpo_kit.tasks.sets.hub, sys\n"
+    code += "print([m for m in HEAVY if m in sys.modules])"
     heavy = ["torch", "transformers", "datasets", "reasoning_gym", "math_verify", "sympy"]
     command = [sys.executable, "-c", code.replace("HEAVY", repr(heavy))]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "[]\n"

@@ -8,18 +8,22 @@ from types import SimpleNamespace
 
 import pytest
 
+from igrpo_kit.policies.samplers.scripted import ScriptedSampler
 from igrpo_kit.tasks.grading.grader import Grade, Grader
+from igrpo_kit.tasks.judge import JudgeReward
 from igrpo_kit.tasks.problem import Problem
 from igrpo_kit.tasks.rewards import (
     AccuracyReward,
     FormatReward,
     LengthPenalty,
     Reward,
+    RewardLike,
     Scores,
     WeightedSum,
     as_reward,
     status_counts,
 )
+from igrpo_kit.training.rollout import sample_stage
 
 MATH = Problem("m", "What is 6 * 7?", "42", "math500")
 COUNTDOWN = Problem("c", "3,7,5:26", "3*7+5", "countdown")
@@ -213,6 +217,82 @@ def test_status_counts_are_in_a_fixed_order() -> None:
 def test_scores_must_be_aligned() -> None:
     with pytest.raises(ValueError, match="2 values but 1 statuses"):
         Scores([0.0, 1.0], ["x"])
+
+
+# ---------------------------------------------------------------- the full reward
+
+
+def zero(problems, completions) -> list[float]:
+    return [0.0] * len(completions)
+
+
+@pytest.mark.parametrize(
+    ("reward", "full"),
+    [
+        (AccuracyReward(), 1.0),
+        (FormatReward(), 1.0),
+        (LengthPenalty(1, 2), 0.0),  # nothing taken off is the most there is
+        (JudgeReward("http://localhost:1/v1", "judge"), 1.0),
+        (as_reward(zero), 1.0),
+        (as_reward(zero, full_reward=5.0), 5.0),
+        (WeightedSum([AccuracyReward(), FormatReward()], [1.0, 1.0]), 2.0),
+        (WeightedSum([AccuracyReward(), FormatReward()], [1.0, 0.25]), 1.25),
+        (WeightedSum([AccuracyReward(), LengthPenalty(1, 2)], [2.0, 0.5]), 2.0),
+        (WeightedSum([WeightedSum([AccuracyReward(), FormatReward()], [1.0, 1.0])], [0.5]), 1.0),
+        (WeightedSum([as_reward(zero, full_reward=4.0), FormatReward()], [0.5, 1.0]), 3.0),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_every_reward_knows_its_full_value(reward: Reward, full: float) -> None:
+    assert reward.full_reward == full
+
+
+def test_a_reward_keeps_its_own_full_value_when_it_is_lifted() -> None:
+    penalty = LengthPenalty(1, 2)
+    assert as_reward(penalty) is penalty
+    assert as_reward(penalty, full_reward=3.0).full_reward == 0.0
+
+
+GOLD_AND_FORMAT = ["<think></think><answer>42</answer>", "42", "<think></think><answer>41</answer>", "41"]
+
+
+def graded(reward: RewardLike, texts: list[str]) -> list[list[bool]]:
+    """Which of a problem's completions count as correct, in two problems with the same completions."""
+    sampler = ScriptedSampler(texts * 2)
+    prompts = [[{"role": "user", "content": MATH.question}]] * 2
+    stage = sample_stage(sampler, reward, [MATH, MATH], prompts=prompts, num_samples=len(texts))
+    return stage.correct.tolist()
+
+
+def test_a_wrong_but_well_formatted_answer_is_not_correct() -> None:
+    """It has the reward 1, which is the full reward of accuracy alone but not of the sum."""
+    accuracy = AccuracyReward(ScriptedGrader())
+    both = WeightedSum([accuracy, FormatReward()], [1.0, 1.0])
+    assert graded(accuracy, GOLD_AND_FORMAT) == [[True, True, False, False]] * 2
+    assert graded(both, GOLD_AND_FORMAT) == [[True, False, False, False]] * 2
+
+
+def test_a_full_reward_that_binary_numbers_miss_is_reached_all_the_same() -> None:
+    """0.7 + 0.1 is 0.7999999999999999, and in float32 it is another number."""
+    reward = WeightedSum([AccuracyReward(ScriptedGrader()), FormatReward()], [0.7, 0.1])
+    assert graded(reward, GOLD_AND_FORMAT) == [[True, False, False, False]] * 2
+
+
+def test_what_could_not_be_scored_is_not_correct() -> None:
+    def odd(problems, completions) -> list[float | None]:
+        return [None if text == "?" else 3.0 for text in completions]
+
+    assert graded(as_reward(odd, full_reward=3.0), ["?", "x"]) == [[False, True]] * 2
+    assert graded(as_reward(odd, full_reward=3.5), ["?", "x"]) == [[False, False]] * 2
+
+
+def test_a_plain_function_stands_wherever_a_reward_stands() -> None:
+    def is_gold(problems, completions) -> list[float]:
+        return [float(problem.answer in text) for problem, text in zip(problems, completions, strict=True)]
+
+    expected = [[True, True, False, False]] * 2
+    rewards: list[RewardLike] = [is_gold, as_reward(is_gold), AccuracyReward(ScriptedGrader())]
+    assert [graded(reward, GOLD_AND_FORMAT) for reward in rewards] == [expected] * 3
 
 
 # ---------------------------------------------------------------- called by TRL

@@ -11,7 +11,7 @@ from igrpo_kit.policies.samplers.hf import HFSampler
 from igrpo_kit.policies.samplers.sampler import SamplingSettings
 from igrpo_kit.tasks.sets.files import load_problems
 from igrpo_kit.tasks.verification import verify
-from igrpo_kit.training import sft as room
+from igrpo_kit.training import sft
 from igrpo_kit.training.sft import TASKS, pretrain
 
 PROBLEMS = Path(__file__).parents[2] / "data" / "problems"
@@ -20,7 +20,7 @@ PROBLEMS = Path(__file__).parents[2] / "data" / "problems"
 def held_out_reward(policy: Policy, problems: str, max_new_tokens: int, temperature: float = 1.0) -> float:
     """Mean reward on 256 problems no policy was trained on."""
     asked = load_problems(PROBLEMS / f"{problems}-held-out.jsonl")
-    sampler = HFSampler(policy.model, policy.tokenizer, SamplingSettings(max_new_tokens, temperature))
+    sampler = HFSampler(policy, SamplingSettings(max_new_tokens, temperature))
     num_samples = 4 if temperature else 1
     prompts = [policy.prompt_format.problem_messages(problem.question) for problem in asked]
     texts = sampler.sample(prompts, num_samples).texts
@@ -47,8 +47,8 @@ def test_the_committed_policies_still_do_as_well(
 
 
 def test_the_same_seed_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    refresh = room._Batches.refresh
-    monkeypatch.setattr(room._Batches, "refresh", lambda self: refresh(self, questions=16, drafts=2))
+    refresh = sft._Batches.refresh
+    monkeypatch.setattr(sft._Batches, "refresh", lambda self: refresh(self, questions=16, drafts=2))
 
     def weights(seed: int) -> torch.Tensor:
         torch.manual_seed(torch.seed())  # nothing may come from the global generator

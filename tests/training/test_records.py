@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from igrpo_kit.core import rows as runlog
+from igrpo_kit.core import rows as row_files
 from igrpo_kit.core.rows import (
     SkippedLinesWarning,
     append_row,
@@ -19,7 +20,11 @@ from igrpo_kit.core.rows import (
     read_rows,
     write_atomically,
 )
-from igrpo_kit.training.records import RunLog, pack_run, read_run
+from igrpo_kit.training import records
+from igrpo_kit.training.config import TrainConfig
+from igrpo_kit.training.records import RunLog, environment, pack_run, read_run, upgraded
+
+RECORDS = Path(__file__).parents[2] / "data" / "runs"
 
 
 def test_rows_come_back_in_order(tmp_path):
@@ -86,13 +91,14 @@ def test_a_run_is_never_overwritten(tmp_path):
     with pytest.raises(FileExistsError, match="holds a run already"):
         RunLog(folder, {"seed": 1})
     config, rows = read_run(folder)
-    assert (config, rows) == ({"seed": 0}, [{"step": 1}])
+    assert (config, rows) == ({"schema": 2, "seed": 0}, [{"step": 1}])
 
 
 def test_resuming_from_the_very_start_writes_the_config_anew(tmp_path):
     RunLog(tmp_path, {"seed": 0}).metrics({"step": 1})
     RunLog(tmp_path, {"seed": 5}, resume_at=0)
-    assert read_run(tmp_path) == ({"seed": 5}, [])
+    assert read_run(tmp_path) == ({"schema": 2, "seed": 5}, [])
+    assert json.loads((tmp_path / "config.json").read_text()) == {"schema": 2, "seed": 5}
 
 
 def test_a_writer_killed_at_any_moment_leaves_the_old_or_the_new_file(tmp_path):
@@ -100,7 +106,7 @@ def test_a_writer_killed_at_any_moment_leaves_the_old_or_the_new_file(tmp_path):
     path = tmp_path / "state.json"
     code = (
         "import sys, itertools, json; from pathlib import Path\n"
-        "from igrpo_kit.runlog import write_atomically\n"
+        "from igrpo_kit.core.rows import write_atomically\n"
         "for i in itertools.count():\n"
         "    write_atomically(Path(sys.argv[1]), json.dumps([i] * 1_000_000).encode())\n"
         "    print(i, flush=True)\n"
@@ -144,6 +150,7 @@ DAMAGED = (
 def refuse_bad(row):
     if row.get("x") == "bad":
         raise ValueError("x is bad")
+    return row
 
 
 def test_checked_rows_name_the_first_wrong_line_or_skip_all_of_them_aloud(tmp_path):
@@ -199,6 +206,162 @@ def test_both_parsers_give_the_same_numbers(tmp_path, monkeypatch):
     path = tmp_path / "rows.jsonl"
     append_row(path, {"numbers": numbers, "text": '\u2603 \x00 "', "none": None, "int": 2**60})
     fast = list(read_rows(path))
-    monkeypatch.setattr(runlog, "_decode_fast", json.loads)
+    monkeypatch.setattr(row_files, "_decode_fast", json.loads)
     assert list(read_rows(path)) == fast
     assert fast[0]["numbers"] == numbers
+
+
+def test_checked_rows_are_what_the_check_returns(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    append_row(path, {"step": 1, "old": 5})
+    assert list(read_checked_rows(path, lambda row: {"step": row["step"]})) == [{"step": 1}]
+
+
+# ---------------------------------------------------------------- records of schema 1
+
+
+def test_old_settings_get_todays_names():
+    old = {"policy": "tiny", "prompts": 32, "inner_epochs": 2, "final_learning_rate": 0.1, "select": "best"}
+    assert upgraded(old) == {
+        "policy": "tiny",
+        "prompts_per_step": 32,
+        "num_iterations": 2,
+        "min_lr_ratio": 0.1,
+        "select": "best",
+    }
+
+
+def test_an_old_evaluation_gets_todays_names():
+    old = {
+        "step": 20,
+        "protocol": "own_draft",
+        "right": [1, 3],
+        "draft_right": [0, 4],
+        "reward": [0.25, 0.75],
+    }
+    assert upgraded(old) == {
+        "step": 20,
+        "protocol": "own_draft",
+        "correct": [1, 3],
+        "draft_correct": [0, 4],
+        "reward": [0.25, 0.75],
+    }
+
+
+OLD_METRICS = {
+    "step": 3, "reward": 0.5, "right": 0.5, "all_right_groups": 0.25, "clip_share": 0.125,
+    "stage1/right": 0.375, "stage1/all_right_groups": 0.0, "best_draft_right": 0.75, "copy_rate": 0.5,
+    "copy_rate_of_right": 0.625, "right_to_wrong": 0.25, "wrong_to_right": 0.25,
+    "status/correct": 4.0, "status/incorrect": 4.0, "stage1/status/incorrect": 8.0,
+}  # fmt: skip
+"""8 refinements: 4 of a correct draft, one of which regressed, and 4 of an incorrect one, one repaired"""
+
+
+def test_old_metrics_get_todays_names_and_their_counts():
+    row = upgraded(OLD_METRICS)
+    assert row == {
+        "step": 3, "reward": 0.5, "correct": 0.5, "all_correct_groups": 0.25, "clip_fraction": 0.125,
+        "stage1/correct": 0.375, "stage1/all_correct_groups": 0.0, "best_draft_correct": 0.75,
+        "copy_rate": 0.5, "copy_rate_of_correct": 0.625, "regressed": 0.25, "repaired": 0.25,
+        "status/correct": 4.0, "status/incorrect": 4.0, "stage1/status/incorrect": 8.0,
+        "transitions/kept": 3, "transitions/regressed": 1, "transitions/repaired": 1,
+        "transitions/still_incorrect": 3,
+    }  # fmt: skip
+    assert upgraded(row) is row  # a row of today is left alone
+    assert list(OLD_METRICS)[2] == "right"  # and the old one was not changed
+
+
+@pytest.mark.parametrize(
+    ("correct", "regressed", "repaired", "counts"),
+    [
+        (0.75, 0.25, None, [6, 2, 0, 0]),  # every draft that was shown was correct
+        (0.25, None, 0.25, [0, 0, 2, 6]),  # none was
+        (0.625, 0.333333, 0.5, [4, 2, 1, 1]),  # 6 digits of 1/3
+        (0.125, 0.75, 0.0, [1, 3, 0, 4]),
+        (0.5, 0.5, 0.5, [None] * 4),  # either kind of draft ends alike: any mix of them fits
+    ],
+)
+def test_counts_are_restored_from_old_shares(correct, regressed, repaired, counts):
+    shares = {"right": correct, "right_to_wrong": regressed, "wrong_to_right": repaired}
+    row = upgraded({**OLD_METRICS, **shares})
+    names = ("kept", "regressed", "repaired", "still_incorrect")
+    assert [row[f"transitions/{name}"] for name in names] == counts
+
+
+@pytest.mark.parametrize("shares", [{}, {"right_to_wrong": None, "wrong_to_right": None}])
+def test_where_no_draft_was_shown_there_are_no_counts(shares):
+    row = upgraded({"step": 1, "right": 0.5, "status/correct": 4.0, "status/incorrect": 4.0, **shares})
+    assert row["correct"] == 0.5
+    assert not [name for name in row if name.startswith("transitions/")]
+
+
+def test_old_shares_of_no_whole_numbers_name_the_step():
+    with pytest.raises(ValueError, match=r"step 7: .* no whole numbers"):
+        upgraded({**OLD_METRICS, "step": 7, "right_to_wrong": 0.4})
+
+
+NAMES_OF_SCHEMA_1 = {
+    "prompts", "inner_epochs", "final_learning_rate", "clip_share", "right", "stage1/right",
+    "all_right_groups", "stage1/all_right_groups", "best_draft_right", "copy_rate_of_right",
+    "right_to_wrong", "wrong_to_right", "draft_right",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", sorted(p.name for p in RECORDS.iterdir() if p.is_dir()))
+def test_every_committed_record_reads_under_todays_names(experiment):
+    """All of them are of schema 1, and are read as this version would have written them."""
+    folders = sorted(path.parent for path in (RECORDS / experiment).rglob("config.json"))
+    assert len(folders) > 3
+    for folder in folders:
+        evaluations = list(map(upgraded, read_rows(folder / RunLog.EVALUATIONS)))
+        assert all({"correct", "draft_correct"} <= row.keys() for row in evaluations)
+        if folder.name == "base":
+            config, rows = records.read_config(folder), []
+        else:
+            config, rows = read_run(folder)
+            assert "schema" not in config
+            assert TrainConfig(steps=1).to_row().keys() <= config.keys()
+            assert len(rows) == config["steps"]
+        for row in rows:
+            assert {"correct", "all_correct_groups", "clip_fraction"} <= row.keys()
+        for row in (config, *rows, *evaluations):
+            assert not NAMES_OF_SCHEMA_1 & row.keys()
+
+
+def test_restored_counts_of_a_committed_record_add_up():
+    config, rows = read_run(RECORDS / "countdown-cpu" / "igrpo-4-4" / "seed-0")
+    assert (config["prompts_per_step"], config["num_refinements"]) == (32, 4)
+    determined = [row for row in rows if row["transitions/kept"] is not None]
+    assert len(determined) >= 198
+    for row in determined:
+        kept, regressed, repaired, still = (row[f"transitions/{name}"] for name in records.TRANSITIONS)
+        assert kept + regressed + repaired + still == 128
+        assert kept + repaired == row["status/correct"] == round(128 * row["correct"])
+
+
+# ---------------------------------------------------------------- the environment
+
+
+def commit_of(folder, monkeypatch):
+    monkeypatch.setattr(records, "checkout", lambda: folder)
+    return environment("cpu")["git_commit"]
+
+
+def test_the_commit_is_that_of_the_checkout_and_none_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    git = ["git", "-C", str(tmp_path / "repo"), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    (tmp_path / "repo" / "inside").mkdir(parents=True)
+    (tmp_path / "plain").mkdir()
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    assert commit_of(tmp_path / "repo", monkeypatch) == head.strip()
+    assert commit_of(tmp_path / "plain", monkeypatch) is None
+    # An installed package may lie inside a repository of something else: that one's commit is not ours.
+    monkeypatch.chdir(tmp_path / "repo" / "inside")
+    assert commit_of(None, monkeypatch) is None
+
+
+def test_without_git_there_is_no_commit(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert commit_of(tmp_path, monkeypatch) is None

@@ -1,4 +1,6 @@
 import math
+import random
+from collections import Counter
 
 import pytest
 import torch
@@ -8,15 +10,16 @@ from igrpo_kit.core.prompts import PromptFormat
 from igrpo_kit.core.selection import select_no_draft, select_worst_draft
 from igrpo_kit.policies.samplers.scripted import ScriptedSampler
 from igrpo_kit.tasks.problem import Problem
+from igrpo_kit.tasks.rewards import as_reward
 from igrpo_kit.training.metrics import rollout_metrics
-from igrpo_kit.training.rollout import NOT_DRAWN, igrpo_rollout, rollout_with_next_drafts, sample_drafts
+from igrpo_kit.training.rollout import NOT_SAMPLED, igrpo_rollout, rollout_with_next_drafts, sample_drafts
 
 PROBLEMS = [Problem("a", "1+1?", "2", "hand"), Problem("b", "2+3?", "5", "hand")]
 FORMAT = PromptFormat(system=None, refinement="{question} [{draft}]")
 
 SCRIPT = [
-    *("3", "2", "2"),  # drafts of a: wrong, right, right
-    *("4", "6", "7"),  # drafts of b: all wrong
+    *("3", "2", "2"),  # drafts of a: incorrect, correct, correct
+    *("4", "6", "7"),  # drafts of b: all incorrect
     *("2", "2"),  # refinements of a
     *("5", "4"),  # refinements of b
 ]
@@ -25,8 +28,8 @@ SCRIPT = [
 class RecordingSampler(ScriptedSampler):
     """A scripted sampler that remembers what it was asked."""
 
-    def __init__(self, texts):
-        super().__init__(texts)
+    def __init__(self, texts, **options):
+        super().__init__(texts, **{"prompt_format": FORMAT, **options})
         self.asked = []
 
     def sample(self, prompts, num_samples):
@@ -40,32 +43,35 @@ def exact(problems, completions):
 
 def test_both_stages_by_hand():
     sampler = RecordingSampler(SCRIPT)
-    rollout = igrpo_rollout(sampler, exact, PROBLEMS, num_drafts=3, num_refinements=2, prompt_format=FORMAT)
+    rollout = igrpo_rollout(sampler, exact, PROBLEMS, num_drafts=3, num_refinements=2)
     assert sampler.asked == [(["1+1?", "2+3?"], 3), (["1+1? [2]", "2+3? [4]"], 2)]
     assert rollout.drafts.rewards.tolist() == [[0, 1, 1], [0, 0, 0]]
     assert rollout.selected.tolist() == [1, 0]
+    assert rollout.shown_rewards.tolist() == [1, 0]
     assert [rollout.draft_text(i) for i in range(2)] == ["2", "4"]
     assert rollout.refinements.rewards.tolist() == [[1, 1], [1, 0]]
 
 
 def test_metrics_by_hand():
-    rollout = igrpo_rollout(
-        ScriptedSampler(SCRIPT), exact, PROBLEMS, num_drafts=3, num_refinements=2, prompt_format=FORMAT
-    )
+    rollout = igrpo_rollout(RecordingSampler(SCRIPT), exact, PROBLEMS, num_drafts=3, num_refinements=2)
     row = rollout_metrics(rollout, num_drafts=3)
     expected = {
         "reward": 0.75,
         "dead_groups": 0.5,  # a's refinements agree
-        "all_right_groups": 0.5,
+        "all_correct_groups": 0.5,
         "stage1/reward": 1 / 3,
         "stage1/dead_groups": 0.5,  # b's drafts agree
         "best_draft_reward": 0.5,
         "best_draft_predicted_from_mean_p": 1 - (2 / 3) ** 3,
-        "best_draft_right": 0.5,
+        "best_draft_correct": 0.5,
         "copy_rate": 0.75,  # "2", "2" and "4"; not "5"
-        "copy_rate_of_right": 1.0,
-        "right_to_wrong": 0.0,
-        "wrong_to_right": 0.5,
+        "copy_rate_of_correct": 1.0,
+        "regressed": 0.0,
+        "repaired": 0.5,
+        "transitions/kept": 2,
+        "transitions/regressed": 0,
+        "transitions/repaired": 1,
+        "transitions/still_incorrect": 1,
         "length": 2.0,  # a character and the end
         "tokens": 8.0,
         "stage1/tokens": 12.0,
@@ -78,75 +84,97 @@ def test_metrics_by_hand():
     assert rollout_metrics(rollout, num_drafts=1)["best_draft_predicted_per_prompt"] == pytest.approx(1 / 3)
 
 
+def naive_transitions(rollout, full_reward):
+    """One refinement at a time: what its draft was, and what it became."""
+    counts = dict.fromkeys(("kept", "regressed", "repaired", "still_incorrect"), 0)
+    for i, shown in enumerate(rollout.selected.tolist()):
+        if shown < 0:
+            continue
+        draft_correct = rollout.drafts.rewards[i, shown].item() >= full_reward
+        for reward in rollout.refinements.rewards[i].tolist():
+            if draft_correct:
+                counts["kept" if reward >= full_reward else "regressed"] += 1
+            else:
+                counts["repaired" if reward >= full_reward else "still_incorrect"] += 1
+    return counts
+
+
+@pytest.mark.parametrize("select", ["best", "worst", "random", "none"])
+@pytest.mark.parametrize("full_reward", [1.0, 2.0])
+def test_transitions_are_those_a_loop_counts(select, full_reward):
+    """Rewards 0, 1, 2 and unscored ("-"), so some problems have no draft to show."""
+    problems = [Problem(str(i), "?", "", "hand") for i in range(8)]
+    reward = as_reward(
+        lambda problems, texts: [math.nan if t == "-" else float(t) for t in texts], full_reward=full_reward
+    )
+    seen = Counter()
+    for seed in range(10):
+        rng = random.Random(seed)
+        sampler = RecordingSampler([rng.choice("--012") for _ in range(8 * 2 + 8 * 3)])
+        rollout = igrpo_rollout(sampler, reward, problems, num_drafts=2, num_refinements=3, select=select)
+        row = rollout_metrics(rollout, num_drafts=2)
+        expected = naive_transitions(rollout, full_reward)
+        assert {name: row[f"transitions/{name}"] for name in expected} == expected
+        assert all(type(row[f"transitions/{name}"]) is int for name in expected)
+        seen.update(expected)
+    if select == "none":
+        assert seen.total() == 0
+    else:
+        assert min(seen.values()) > 0  # every kind occurred
+        assert seen.total() < 10 * 8 * 3  # and some problem was shown no draft
+
+
 def test_no_drafts_is_grpo():
     sampler = RecordingSampler(["2", "3", "5", "5"])
-    rollout = igrpo_rollout(sampler, exact, PROBLEMS, num_drafts=0, num_refinements=2, prompt_format=FORMAT)
+    rollout = igrpo_rollout(sampler, exact, PROBLEMS, num_drafts=0, num_refinements=2)
     assert sampler.asked == [(["1+1?", "2+3?"], 2)]
     assert rollout.drafts is None
+    assert rollout.shown_rewards is None
     assert rollout.draft_text(0) is None
     row = rollout_metrics(rollout, num_drafts=1)
-    assert row["best_draft_reward"] == 1.0  # best of the first one: "2" and "5" are right
-    assert "copy_rate" not in row
+    assert row["best_draft_reward"] == 1.0  # best of the first one: "2" and "5" are correct
+    assert not {"copy_rate", "transitions/kept"} & row.keys()
 
 
 def test_controls_show_another_draft_or_none():
     sampler = RecordingSampler(SCRIPT)
-    igrpo_rollout(
-        sampler,
-        exact,
-        PROBLEMS,
-        num_drafts=3,
-        num_refinements=2,
-        prompt_format=FORMAT,
-        select=select_worst_draft,
-    )
+    igrpo_rollout(sampler, exact, PROBLEMS, num_drafts=3, num_refinements=2, select=select_worst_draft)
     assert sampler.asked[1][0] == ["1+1? [3]", "2+3? [4]"]
     sampler = RecordingSampler(SCRIPT)
-    rollout = igrpo_rollout(
-        sampler,
-        exact,
-        PROBLEMS,
-        num_drafts=3,
-        num_refinements=2,
-        prompt_format=FORMAT,
-        select=select_no_draft,
-    )
+    rollout = igrpo_rollout(sampler, exact, PROBLEMS, num_drafts=3, num_refinements=2, select=select_no_draft)
     assert sampler.asked[1][0] == ["1+1?", "2+3?"]
     assert math.isnan(rollout_metrics(rollout, num_drafts=3)["copy_rate"])
 
 
 def test_a_long_draft_is_cut_and_the_question_is_not(tiny_policy):
-    sampler = RecordingSampler(["1234567890", "2"])
-    igrpo_rollout(
-        sampler, exact, PROBLEMS[:1], num_drafts=1, num_refinements=1, prompt_format=FORMAT,
-        max_draft_tokens=4, tokenizer=tiny_policy.tokenizer,
-    )  # fmt: skip
+    sampler = RecordingSampler(["1234567890", "2"], tokenizer=tiny_policy.tokenizer)
+    igrpo_rollout(sampler, exact, PROBLEMS[:1], num_drafts=1, num_refinements=1, max_draft_tokens=4)
     assert sampler.asked[1][0] == ["1+1? [7890]"]
 
 
-def test_early_stop_draws_until_the_first_right_draft():
-    # round 1: a wrong, b wrong; round 2: a right, b wrong; round 3: b alone
+def test_early_stop_samples_until_the_first_correct_draft():
+    # round 1: both incorrect; round 2: a correct, b incorrect; round 3: b alone
     sampler = RecordingSampler(["3", "4", "2", "6", "77"])
-    drafts = sample_drafts(sampler, exact, PROBLEMS, num_drafts=3, prompt_format=FORMAT, stop_at=1.0)
+    drafts = sample_drafts(sampler, exact, PROBLEMS, num_drafts=3, stop_at=1.0)
     assert [asked for asked, _ in sampler.asked] == [["1+1?", "2+3?"], ["1+1?", "2+3?"], ["2+3?"]]
     assert drafts.rewards[1].tolist() == [0, 0, 0]
     assert drafts.rewards[0, :2].tolist() == [0, 1]
     assert drafts.rewards[0, 2].isnan()
     assert drafts.samples.texts == ["3", "2", "", "4", "6", "77"]
-    assert drafts.scores.statuses[2] == NOT_DRAWN
+    assert drafts.scores.statuses[2] == NOT_SAMPLED
     assert drafts.samples.mask.sum(dim=1).tolist() == [2, 2, 0, 2, 2, 3]
 
 
 def test_early_stop_changes_cost_not_the_best_drafts_reward():
     rollout = igrpo_rollout(
-        ScriptedSampler(["3", "4", "2", "6", "7", "2", "2", "5", "4"]), exact, PROBLEMS,
-        num_drafts=3, num_refinements=2, prompt_format=FORMAT, stop_at=1.0,
+        RecordingSampler(["3", "4", "2", "6", "7", "2", "2", "5", "4"]), exact, PROBLEMS,
+        num_drafts=3, num_refinements=2, stop_at=1.0,
     )  # fmt: skip
     assert rollout.selected.tolist() == [1, 0]
     row = rollout_metrics(rollout, num_drafts=3)
     assert row["best_draft_reward"] == 0.5
     assert row["stage1/tokens"] == 10.0
-    assert row["stage1/unscored"] == 0.0  # not drawn is not unscored
+    assert row["stage1/unscored"] == 0.0  # not sampled is not unscored
     assert "best_draft_predicted_from_mean_p" not in row
     assert math.isnan(row["stage1/dead_groups"])
 
@@ -163,15 +191,9 @@ def test_the_next_drafts_ride_with_the_refinements(num_refinements, calls):
         "2",
     ]
     sampler = RecordingSampler(script)
-    early = sample_drafts(sampler, exact, PROBLEMS, num_drafts=3, prompt_format=FORMAT)
+    early = sample_drafts(sampler, exact, PROBLEMS, num_drafts=3)
     rollout, ahead = rollout_with_next_drafts(
-        sampler,
-        exact,
-        PROBLEMS,
-        PROBLEMS[:1],
-        drafts=early,
-        num_refinements=num_refinements,
-        prompt_format=FORMAT,
+        sampler, exact, PROBLEMS, next_problems=PROBLEMS[:1], drafts=early, num_refinements=num_refinements
     )
     assert len(sampler.asked) == calls
     asked = [question for questions, _ in sampler.asked[1:] for question in questions]
@@ -211,9 +233,10 @@ def test_a_problem_without_a_scored_draft_is_asked_without_one():
         ]
 
     sampler = RecordingSampler(["2", "2", "4", "5", "2", "5"])
-    rollout = igrpo_rollout(sampler, blind, PROBLEMS, num_drafts=2, num_refinements=1, prompt_format=FORMAT)
+    rollout = igrpo_rollout(sampler, blind, PROBLEMS, num_drafts=2, num_refinements=1)
     assert sampler.asked[1][0] == ["1+1?", "2+3? [5]"]
     assert rollout.draft_text(0) is None
+    assert repr(rollout.shown_rewards.tolist()) == "[nan, 1.0]"
 
 
 def test_a_draft_that_could_not_be_scored_is_not_selected_and_is_counted():

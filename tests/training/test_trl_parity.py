@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from igrpo_kit.core.losses import CISPO, DAPO, GRPO, GSPO, DrGRPO
-from tests.test_losses import ragged_batch
+from tests.core.test_losses import ragged_batch
 
 pytest.importorskip("trl")
 

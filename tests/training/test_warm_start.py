@@ -13,7 +13,7 @@ from igrpo_kit.policies.samplers.encoding import encode_prompts
 from igrpo_kit.tasks.problem import Problem
 from igrpo_kit.tasks.sets.gym import sum_problems
 from igrpo_kit.tasks.verification import verify
-from igrpo_kit.training import sft as warmstart
+from igrpo_kit.training import sft
 from igrpo_kit.training.sft import PLAIN_FORMAT, prepare_smollm2_sums, warm_start, worked_sum
 
 PAIRS = [("3,7,5:26", "3*7+5"), ("1,2,3:6", "1+2+3"), ("9,8,1:71", "9*8-1"), ("2,2,2:8", "2*2*2")]
@@ -82,21 +82,25 @@ def test_the_loss_is_that_of_the_answers_tokens_and_falls():
 def test_it_is_made_once_whole_and_asked_without_a_system_prompt(tmp_path, monkeypatch):
     policy = fresh()
 
-    def fetch(models):
+    monkeypatch.setenv("IGRPO_DATA", str(tmp_path))
+    models = tmp_path / "models"
+
+    def fetch():
         policy.save(models / "smollm2")
         (models / "smollm2" / "prompt_format.json").unlink()  # as the fetched model: asked as in the paper
         return models / "smollm2"
 
-    monkeypatch.setattr(warmstart, "fetch_smollm2", fetch)
-    monkeypatch.setattr(warmstart, "STEPS", 2)
-    folder = prepare_smollm2_sums(tmp_path)
+    monkeypatch.setattr(sft, "fetch_smollm2", fetch)
+    monkeypatch.setattr(sft, "WARM_START_STEPS", 2)
+    folder = prepare_smollm2_sums()
+    assert folder == models / "smollm2-sums"
     assert load_policy(folder, device="cpu").prompt_format == PLAIN_FORMAT
     record = json.loads((folder / "record.json").read_text())
     assert (record["steps"], len(record["losses"])) == (2, 2)
-    assert {p.name for p in tmp_path.iterdir()} == {"smollm2", "smollm2-sums"}
+    assert {p.name for p in models.iterdir()} == {"smollm2", "smollm2-sums"}
 
-    monkeypatch.setattr(warmstart, "fetch_smollm2", None)  # a second call must not need it
-    assert prepare_smollm2_sums(tmp_path) == folder
+    monkeypatch.setattr(sft, "fetch_smollm2", None)  # a second call must not need it
+    assert prepare_smollm2_sums() == folder
 
 
 def test_an_interrupted_warm_start_leaves_nothing_that_looks_finished(tmp_path, monkeypatch):
@@ -104,8 +108,9 @@ def test_an_interrupted_warm_start_leaves_nothing_that_looks_finished(tmp_path, 
         yield 1.0
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(warmstart, "fetch_smollm2", lambda models: "tiny")
-    monkeypatch.setattr(warmstart, "warm_start", interrupted)
+    monkeypatch.setenv("IGRPO_DATA", str(tmp_path))
+    monkeypatch.setattr(sft, "fetch_smollm2", lambda: "tiny")
+    monkeypatch.setattr(sft, "warm_start", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        prepare_smollm2_sums(tmp_path)
+        prepare_smollm2_sums()
     assert list(tmp_path.iterdir()) == []

@@ -13,8 +13,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from igrpo_kit.analysis.compare import load_experiment
-from igrpo_kit.experiments.experiment import EXPERIMENTS, record_folders
+from igrpo_kit.experiments.presets import committed
 from igrpo_kit.policies.samplers.sampler import Samples
 from igrpo_kit.viz.completions import (
     CompletionsBrowser,
@@ -306,7 +305,7 @@ def test_surrogate_and_its_factor(ratio, advantage, factor, surrogate):
 
 
 def test_the_run_explorer_changes_clock_and_seed():
-    records, base = load_experiment(COUNTDOWN, record_folders(EXPERIMENTS["countdown-cpu"]))
+    _, records, base = committed("countdown-cpu")
     explorer = run_explorer(records, base)
     methods = list(dict.fromkeys(r.method for r in records))
     traces = explorer.chart.data
@@ -318,7 +317,7 @@ def test_the_run_explorer_changes_clock_and_seed():
     explorer.controls["seed"].value = 1
     assert list(traces[0].y) != first and "Seed 1, at equal steps" in explorer.words.value
     explorer.controls["clock"].value = "accuracy"
-    assert max(traces[0].x) <= 1 and explorer.chart.layout.xaxis4.title.text == "held-out score so far"
+    assert max(traces[0].x) <= 1 and explorer.chart.layout.xaxis4.title.text == "held-out reward so far"
     explorer.controls["smooth"].value = 1
     explorer.controls["clock"].value = "trained tokens"
     last = next(r for r in records if r.seed == 1 and r.method == methods[0]).metrics[-1]
@@ -336,6 +335,7 @@ def test_a_missing_extra_is_one_clear_line(monkeypatch, module, missing):
     for loaded in [m for m in sys.modules if m == missing or m.startswith(f"{missing}.")]:
         monkeypatch.setitem(sys.modules, loaded, None)
     monkeypatch.setitem(sys.modules, missing, None)
-    monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(ModuleNotFoundError, match=rf"need[s]? {missing}.*igrpo-kit\[notebooks\]"):
+    for module in (name, "igrpo_kit.viz.notebook"):
+        monkeypatch.delitem(sys.modules, module)
+    with pytest.raises(ModuleNotFoundError, match=rf"need {missing}.*igrpo-kit\[notebooks\]"):
         importlib.import_module(name)

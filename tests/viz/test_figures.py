@@ -154,12 +154,12 @@ def test_a_description_is_plain_text_and_its_absence_an_error():
 
 
 def metrics_row(step, reward, **more):
-    return {"step": step, "reward": reward, "right": reward, "entropy": 0.5, "dead_groups": 0.5, **more}
+    return {"step": step, "reward": reward, "correct": reward, "entropy": 0.5, "dead_groups": 0.5, **more}
 
 
 def record(method, seed, rewards, drafted=False):
     more = {"stage1/reward": 0.25, "stage1/entropy": 0.75, "best_draft_reward": 0.875} if drafted else {}
-    rows = [metrics_row(i + 1, r, all_right_groups=0.125, **more) for i, r in enumerate(rewards)]
+    rows = [metrics_row(i + 1, r, all_correct_groups=0.125, **more) for i, r in enumerate(rewards)]
     return Record(method, seed, rows, [])
 
 
@@ -193,7 +193,7 @@ def test_a_method_looks_the_same_in_every_panel_and_is_named_once():
     assert {t.line.color for t in lines if t.name == "iGRPO"} == {style.COLORS[1]}
 
 
-def test_seeds_at_unequal_scores_are_paths():
+def test_seeds_at_unequal_rewards_are_paths():
     path = panels.Panel(
         "y", "score", lambda r: Curve(np.array([0.0, 1.0 + r.seed]), np.array([0.0, 4.0])), "paths"
     )
@@ -243,38 +243,40 @@ def test_dead_groups_are_split_by_what_made_them_alike():
     assert shares == {"x": [0.125, 0.125], "x2": [0.375, 0.375]}
 
 
-def drafted_row(step, *, right, regressed, repaired, copied_of_right):
+def drafted_row(step, *, kept, regressed, repaired, still_incorrect, copied_of_correct):
     return {
         "step": step,
-        "right": right,
-        "reward": right,
         "copy_rate": 0.5,
-        "copy_rate_of_right": copied_of_right,
-        "right_to_wrong": regressed,
-        "wrong_to_right": repaired,
-        "status/correct": 16 * right,
-        "status/incorrect": 16 * (1 - right),
+        "copy_rate_of_correct": copied_of_correct,
+        "transitions/kept": kept,
+        "transitions/regressed": regressed,
+        "transitions/repaired": repaired,
+        "transitions/still_incorrect": still_incorrect,
     }
 
 
+# Of 16 refinements 12 saw a correct draft: 6 copied it, 3 wrote another correct answer, 3 regressed. Of the 4
+# that saw an incorrect one, 1 repaired it.
+MIXED = drafted_row(1, kept=9, regressed=3, repaired=1, still_incorrect=3, copied_of_correct=0.5)
+ALL_CORRECT = drafted_row(1, kept=12, regressed=4, repaired=0, still_incorrect=0, copied_of_correct=0.75)
+
+
 def test_flows_of_sixteen_refinements_counted_by_hand():
-    # 12 saw a right draft: 6 copied it, 3 wrote another right answer, 3 regressed it. Of 4 others 1 is right.
-    row = drafted_row(1, right=10 / 16, regressed=0.25, repaired=0.25, copied_of_right=0.5)
-    assert runs.flows(row) == pytest.approx([6 / 16, 3 / 16, 3 / 16, 1 / 16, 3 / 16])
-    all_right = drafted_row(1, right=0.75, regressed=0.25, repaired=None, copied_of_right=0.75)
-    assert runs.flows(all_right) == pytest.approx([0.75, 0, 0.25, 0, 0])
-    all_wrong = drafted_row(1, right=0.25, regressed=None, repaired=0.25, copied_of_right=None)
-    assert runs.flows(all_wrong) == pytest.approx([0, 0, 0, 0.25, 0.75])
-    alike = drafted_row(1, right=0.5, regressed=0.5, repaired=0.5, copied_of_right=0.5)
-    assert np.isnan(runs.flows(alike)).all()  # right and wrong drafts end alike: how many there were is lost
+    assert runs.flows(MIXED) == pytest.approx([6 / 16, 3 / 16, 3 / 16, 1 / 16, 3 / 16])
+    assert runs.flows(ALL_CORRECT) == pytest.approx([0.75, 0, 0.25, 0, 0])
+    all_incorrect = drafted_row(
+        1, kept=0, regressed=0, repaired=4, still_incorrect=12, copied_of_correct=None
+    )
+    assert runs.flows(all_incorrect) == pytest.approx([0, 0, 0, 0.25, 0.75])
+    unknown = dict.fromkeys(("kept", "regressed", "repaired", "still_incorrect"))
+    undetermined = drafted_row(1, **unknown, copied_of_correct=0.5)  # an old record whose shares do not tell
+    assert np.isnan(runs.flows(undetermined)).all()
     with pytest.raises(ValueError, match="step 7: no draft was shown"):
         runs.flows({"step": 7, "copy_rate": None})
 
 
 def test_transitions_average_over_seeds_and_steps():
-    first = drafted_row(1, right=10 / 16, regressed=0.25, repaired=0.25, copied_of_right=0.5)
-    second = drafted_row(1, right=0.75, regressed=0.25, repaired=None, copied_of_right=0.75)
-    rows = [{**first, "step": i} for i in range(1, 12)], [{**second, "step": i} for i in range(1, 12)]
+    rows = [[{**row, "step": i} for i in range(1, 12)] for row in (MIXED, ALL_CORRECT)]
     figure = runs.plot_transitions([Record("i", s, r, []) for s, r in enumerate(rows)], title="")
     assert [t.name for t in figure.data] == list(runs.FLOWS)
     assert list(figure.data[0].x) == [10, 11]
@@ -356,7 +358,7 @@ def test_html_needs_no_network_and_speaks(tmp_path):
     assert len(page) > 3_000_000  # plotly.js is inside
     assert "<script src=" not in page and "<link" not in page
     assert 'aria-label="Line chart: A group whose rewards all agree' in page
-    assert "<title>A group whose rewards all agree teaches nothing</title>" in page
+    assert "<title>A group whose rewards all agree contributes no gradient</title>" in page
 
 
 def test_pages_of_a_folder_share_one_script(tmp_path):
@@ -480,6 +482,6 @@ def test_titles_that_claim_something_are_held_to_the_data():
     for method in ("GRPO-8", "iGRPO 4+4"):
         assert lines[method][0] > lines["before training"][0] + 0.1
         assert lines[method][-1] < lines["before training"][-1] - 0.1
-    copied = trace(draw("transitions"), "right, copied").y
+    copied = trace(draw("transitions"), "correct, copied").y
     assert copied[-1] > 2 * copied[0]
     assert sum(b > a for a, b in pairwise(copied)) > len(copied) / 2

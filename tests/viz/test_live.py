@@ -13,8 +13,8 @@ import plotly.graph_objects as go
 import pytest
 
 from igrpo_kit.analysis.compare import Record
-from igrpo_kit.viz import live
-from igrpo_kit.viz.live import LiveDashboard, follow_rows, thin
+from igrpo_kit.viz import live, notebook
+from igrpo_kit.viz.live import LiveDashboard, follow_rows
 from igrpo_kit.viz.runs import metric_curve
 
 
@@ -107,22 +107,21 @@ def test_the_figure_changes_five_times_a_second_at_most(monkeypatch):
     assert lines(dashboard)[0][0] == list(range(1, 101))
 
 
-def test_a_long_run_keeps_a_thousand_points():
-    dashboard = LiveDashboard(2500)
-    dashboard.start("long", [grpo_row(step, reward=step / 2500) for step in range(1, 2501)])
+@pytest.mark.parametrize("steps", [1000, 2500, 20_000])
+def test_a_long_run_keeps_a_thousand_points_its_ends_and_its_spikes(steps):
+    rng = np.random.default_rng(0)
+    rows = [grpo_row(step, reward=float(rng.random())) for step in range(1, steps + 1)]
+    rows[122]["reward"] = 1000.0
+    dashboard = LiveDashboard(steps)
+    dashboard.start("long", rows)
     dashboard.wait()
     x, y = lines(dashboard)[0]
-    assert len(x) == len(y) == 1000
-    assert (x[0], x[-1]) == (1, 2500) and max(np.diff(x)) <= 3
-    assert y[-1] == pytest.approx(np.mean(np.arange(2491, 2501) / 2500))
-
-
-@pytest.mark.parametrize(
-    ("values", "most", "kept"),
-    [([], 3, []), ([7], 3, [7]), ([1, 2, 3], 3, [1, 2, 3]), ([1, 2, 3, 4, 5], 3, [1, 3, 5])],
-)
-def test_thinning_keeps_both_ends(values, most, kept):
-    assert thin(values, most).tolist() == kept
+    assert 600 < len(x) == len(y) <= 1000
+    assert steps > 1000 or x == list(range(1, 1001))
+    assert (x[0], x[-1]) == (1, steps) and max(np.diff(x)) <= steps / 200
+    assert y[-1] == pytest.approx(np.mean([row["reward"] for row in rows[-10:]]))
+    assert 123 <= x[np.argmax(y)] <= 132 and max(y) > 100  # in the mean of ten steps from there on
+    assert len(dashboard.rows["long"]) == steps
 
 
 def test_the_numbers_in_words():
@@ -255,13 +254,30 @@ def test_waiting_for_nothing():
 @pytest.mark.parametrize("missing", ["anywidget", "ipywidgets"])
 def test_a_missing_extra_is_one_clear_line(missing, monkeypatch):
     monkeypatch.setitem(sys.modules, missing, None)
-    monkeypatch.delitem(sys.modules, live.__name__)
+    for module in (live, notebook):
+        monkeypatch.delitem(sys.modules, module.__name__)
     with pytest.raises(ModuleNotFoundError) as error:
         importlib.import_module(live.__name__)
-    assert str(error.value) == f"the live dashboard needs {missing}: pip install 'igrpo-kit[notebooks]'"
+    assert str(error.value) == f"the notebook widgets need {missing}: pip install 'igrpo-kit[notebooks]'"
 
 
-def test_a_stopped_run_goes_on_where_it_was():
+def test_a_run_resumed_from_an_earlier_checkpoint_replaces_the_steps_it_repeats():
+    def breaks():
+        yield from (grpo_row(i) for i in (1, 2, 3, 4, 5))
+        raise OSError("node lost")
+
+    dashboard = LiveDashboard(4)
+    dashboard.start("run", breaks(), again=lambda: [grpo_row(i, reward=0.75) for i in (3, 4)])
+    with pytest.raises(OSError, match="node lost"):
+        dashboard.wait()
+    dashboard.resume()
+    assert [(row["step"], row["reward"]) for row in dashboard.wait()] == [
+        (1, 0.25), (2, 0.25), (3, 0.75), (4, 0.75),
+    ]  # fmt: skip
+    assert lines(dashboard)[0] == ([1, 2, 3, 4], pytest.approx([0.25, 0.25, 1.25 / 3, 0.5]))
+
+
+def test_a_stopped_run_resumes():
     stopped = threading.Event()
 
     def first_rows():

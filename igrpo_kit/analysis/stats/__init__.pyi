@@ -9,4 +9,3 @@ from .passk import majority_at_k as majority_at_k
 from .passk import majority_curve as majority_curve
 from .passk import pass_at_1_over_runs as pass_at_1_over_runs
 from .passk import pass_at_k_curve as pass_at_k_curve
-from .passk import pass_at_k_interval as pass_at_k_interval

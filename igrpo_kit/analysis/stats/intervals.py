@@ -74,11 +74,7 @@ def student_interval(values: Numbers, *, confidence: float = 0.95) -> Interval:
 
 
 def bootstrap_interval(
-    values: Numbers,
-    *,
-    rng: np.random.Generator,
-    confidence: float = 0.95,
-    resamples: int = 10_000,
+    values: Numbers, *, rng: np.random.Generator, confidence: float = 0.95, resamples: int = 10_000
 ) -> Interval:
     """Percentile bootstrap of the mean over problems (Efron, 1979).
 

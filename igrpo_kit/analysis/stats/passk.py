@@ -1,4 +1,4 @@
-"""pass@k without bias: the chance that k of the n samples drawn hold a right one (arXiv 2107.03374).
+"""pass@k without bias: the chance that k of the n samples drawn hold a right one (https://arxiv.org/abs/2107.03374).
 
 Beside it what K samples per problem say of other ways to use N of them: Pass@1 averaged over runs
 (Section 4.1) and the majority vote. Every interval is over problems unless it says otherwise.
@@ -14,22 +14,6 @@ from igrpo_kit.analysis.stats.intervals import Interval, bootstrap_interval, boo
 from igrpo_kit.core.passk import pass_at_k
 
 Numbers = int | np.integer | np.ndarray | Sequence
-
-
-def pass_at_k_interval(
-    num_samples: Numbers,
-    num_correct: Numbers,
-    k: int,
-    *,
-    rng: np.random.Generator,
-    confidence: float = 0.95,
-) -> Interval:
-    """Mean pass@k over problems, with a bootstrap interval over the problems.
-
-    Raises ValueError as `pass_at_k` does.
-    """
-    per_problem = np.atleast_1d(pass_at_k(num_samples, num_correct, k))
-    return bootstrap_interval(per_problem, rng=rng, confidence=confidence)
 
 
 @dataclass(frozen=True)

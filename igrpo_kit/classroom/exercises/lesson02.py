@@ -37,7 +37,7 @@ def _to_the_last_brace(text: str) -> str:
 
 
 def _unfinished(text: str) -> str:
-    """A box that never closes was cut off by the token limit: what is unfinished is no answer."""
+    """A box that never closes was cut off by the token limit: an unfinished box is not an answer."""
     complete = last_boxed(text)
     after = text.rsplit("\\boxed{", 1)
     return after[1] if len(after) == 2 and after[1].count("}") <= after[1].count("{") else complete
@@ -45,7 +45,21 @@ def _unfinished(text: str) -> str:
 
 def _random_boxes(rng: np.random.Generator) -> list[Arguments]:
     a, b = rng.integers(10, 99, 2).tolist()
-    return [(f"The draft's \\boxed{{{a}}} is wrong, it is \\boxed{{\\frac{{{b}}}{{7}}}}. So {{a}}.",)]
+    return [(f"The draft's \\boxed{{{a}}} is incorrect, it is \\boxed{{\\frac{{{b}}}{{7}}}}. So {{a}}.",)]
+
+
+_LAST_BOXED = FunctionCheck(
+    reference=last_boxed,
+    typed=[
+        ((r"16 - 7 = \boxed{9}",), "9"),
+        ((r"The draft said \boxed{19}. I get \boxed{18}",), "18"),
+        ((r"\boxed{\frac{1}{2}} of {all}",), r"\frac{1}{2}"),
+        ((r"First \boxed{3}, no: \boxed{4",), "3"),
+        (("The answer is 18.",), ""),
+    ],
+    random=_random_boxes,
+    mistakes=[_first_boxed, _to_the_first_brace, _to_the_last_brace, _unfinished],
+)
 
 
 def exact_match(completion: str, gold: str) -> float:
@@ -54,12 +68,12 @@ def exact_match(completion: str, gold: str) -> float:
 
 
 def _occurs_anywhere(completion: str, gold: str) -> float:
-    """Still the bug: a number that occurs *anywhere* is paid, so a list of guesses wins."""
+    """Still the bug: a number that occurs *anywhere* is rewarded, so a list of guesses wins."""
     return float(gold in completion)
 
 
 def _ends_with(completion: str, gold: str) -> float:
-    """endswith pays 118 for a gold of 18: compare the whole number."""
+    """endswith rewards 118 for a gold of 18: compare the whole number."""
     return float(completion.strip().endswith(gold))
 
 
@@ -69,7 +83,7 @@ def _first_number(completion: str, gold: str) -> float:
 
 
 def _not_stripped(completion: str, gold: str) -> float:
-    """A blank around the number makes a right answer wrong: strip it."""
+    """A space around the number makes a correct answer count as incorrect: strip it."""
     return float(completion.rsplit("=", 1)[-1] == gold)
 
 
@@ -78,75 +92,42 @@ def _random_sums(rng: np.random.Generator) -> list[Arguments]:
     return [(f"{a}+{b}={a + b}", str(a + b)), (f"{a + b} or {a}+{b}={a}", str(a + b))]
 
 
+_BUG_GENEROUS_REWARD = FunctionCheck(
+    reference=exact_match,
+    typed=[
+        (("7 + 11 = 18", "18"), 1.0),
+        (("7 + 11 = 118", "18"), 0.0),
+        (("18 or 19 or 7 + 11 = 20", "18"), 0.0),
+        (("18 = 7 + 12", "18"), 0.0),
+        (("I add: 7+11= 18 ", "18"), 1.0),
+    ],
+    random=_random_sums,
+    mistakes=[_occurs_anywhere, _ends_with, _first_number, _not_stripped],
+)
+
+_TIED_DRAFT = ValueCheck(
+    right=0,
+    mistakes={
+        1: "Both earn 1.0, one for its answer, the other for its format. A tie goes to the first.",
+        2: "That draft earns 0.0: incorrect, and not well formed.",
+    },
+    otherwise="Answer with the index of a draft: 0, 1 or 2.",
+)
+
+_JUDGE_FAILED = ValueCheck(
+    right="nan",
+    mistakes={
+        "0": "A 0 would say that the solution is incorrect, and the policy would be trained on it. "
+        "Nobody has judged the solution.",
+        "0.5": "0.5 is a judgment too, and nobody has made one.",
+        "1": "1 would reward making the judge fail.",
+    },
+    otherwise="Answer with one of the words: '0', '0.5', '1', 'nan'.",
+)
+
 EXERCISES = [
-    Exercise(
-        name="last_boxed",
-        lesson="02",
-        kind="code",
-        difficulty=3,
-        minutes=15,
-        verify=FunctionCheck(
-            reference=last_boxed,
-            typed=[
-                ((r"16 - 7 = \boxed{9}",), "9"),
-                ((r"The draft said \boxed{19}. I get \boxed{18}",), "18"),
-                ((r"\boxed{\frac{1}{2}} of {all}",), r"\frac{1}{2}"),
-                ((r"First \boxed{3}, no: \boxed{4",), "3"),
-                (("The answer is 18.",), ""),
-            ],
-            random=_random_boxes,
-            mistakes=[_first_boxed, _to_the_first_brace, _to_the_last_brace, _unfinished],
-        ),
-    ),
-    Exercise(
-        name="tied_draft",
-        lesson="02",
-        kind="prediction",
-        difficulty=1,
-        minutes=3,
-        verify=ValueCheck(
-            right=0,
-            mistakes={
-                1: "Both earn 1.0, one for its answer, the other for its form. A tie goes to the first.",
-                2: "That draft earns 0.0: wrong, and not well formed.",
-            },
-            otherwise="Answer with the index of a draft: 0, 1 or 2.",
-        ),
-    ),
-    Exercise(
-        name="bug_generous_reward",
-        lesson="02",
-        kind="bug",
-        difficulty=2,
-        minutes=8,
-        verify=FunctionCheck(
-            reference=exact_match,
-            typed=[
-                (("7 + 11 = 18", "18"), 1.0),
-                (("7 + 11 = 118", "18"), 0.0),
-                (("18 or 19 or 7 + 11 = 20", "18"), 0.0),
-                (("18 = 7 + 12", "18"), 0.0),
-                (("I add: 7+11= 18 ", "18"), 1.0),
-            ],
-            random=_random_sums,
-            mistakes=[_occurs_anywhere, _ends_with, _first_number, _not_stripped],
-        ),
-    ),
-    Exercise(
-        name="judge_failed",
-        lesson="02",
-        kind="prediction",
-        difficulty=1,
-        minutes=2,
-        verify=ValueCheck(
-            right="nan",
-            mistakes={
-                "0": "A 0 would say that the solution is wrong, and the policy would be trained on it. "
-                "Nobody has judged the solution.",
-                "0.5": "0.5 is a judgment too, and nobody has made one.",
-                "1": "1 would pay for making the judge fail.",
-            },
-            otherwise="Answer with one of the words: '0', '0.5', '1', 'nan'.",
-        ),
-    ),
+    Exercise("last_boxed", "02", "code", difficulty=3, minutes=15, verify=_LAST_BOXED),
+    Exercise("tied_draft", "02", "prediction", difficulty=1, minutes=3, verify=_TIED_DRAFT),
+    Exercise("bug_generous_reward", "02", "bug", difficulty=2, minutes=8, verify=_BUG_GENEROUS_REWARD),
+    Exercise("judge_failed", "02", "prediction", difficulty=1, minutes=2, verify=_JUDGE_FAILED),
 ]

@@ -46,7 +46,7 @@ def _no_eos(ids: Tensor, eos_id: int) -> Tensor:
 
 
 def _anything_but_eos(ids: Tensor, eos_id: int) -> Tensor:
-    """ids != eos_id drops every EOS, also the one that was sampled, and trains what follows it."""
+    """ids != eos_id drops every EOS, including the one that was sampled, and trains what follows it."""
     return ids != eos_id
 
 
@@ -85,6 +85,17 @@ def _no_minus_one(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
     return k3_kl(log_probs, ref_log_probs) + 1
 
 
+_K3_KL = FunctionCheck(
+    reference=k3_kl,
+    typed=[
+        ((torch.tensor([[-1.0]]), torch.tensor([[-1.0]])), torch.tensor([[0.0]])),
+        ((torch.tensor([[-2.0]]), torch.tensor([[-1.0]])), torch.tensor([[0.7182818]])),
+    ],
+    random=_random_log_probs,
+    mistakes=[_k3_reversed, _k1, _k2, _no_minus_one],
+)
+
+
 def _random_surrogate(rng: np.random.Generator) -> list[Arguments]:
     ratio, advantages = rng.uniform(0.4, 1.8, (3, 4)), rng.normal(size=(3, 1))
     return [(torch.tensor(ratio), torch.tensor(advantages), 0.2)]
@@ -116,6 +127,19 @@ def _clipped_product(ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
     return torch.minimum(ratio * advantages, (ratio * advantages).clamp(1 - clip, 1 + clip))
 
 
+_CLIPPED_SURROGATE = FunctionCheck(
+    reference=surrogate,
+    typed=[
+        (
+            (torch.tensor([[1.5, 0.5], [1.5, 0.5]]), torch.tensor([[1.0], [-1.0]]), 0.2),
+            torch.tensor([[1.2, 0.5], [-1.5, -0.8]]),
+        )
+    ],
+    random=_random_surrogate,
+    mistakes=[_max_for_min, _only_clipped, _unclipped, _clipped_product],
+)
+
+
 def sequence_mean(values: Tensor, mask: Tensor) -> Tensor:
     """The mean over each completion's own tokens, then the mean over completions: 1/|o| of Eq. 5."""
     return ((values * mask).sum(dim=1) / mask.sum(dim=1)).mean()
@@ -141,12 +165,28 @@ def _random_values(rng: np.random.Generator) -> list[Arguments]:
     return [(torch.tensor(rng.normal(size=(4, 5))), torch.arange(5) < lengths)]
 
 
+_SEQUENCE_MEAN = FunctionCheck(
+    reference=sequence_mean,
+    typed=[
+        (
+            (
+                torch.tensor([[6.0, 9.0, 9.0], [1.0, 2.0, 3.0]]),
+                torch.tensor([[True, False, False], [True] * 3]),
+            ),
+            4.0,
+        )
+    ],
+    random=_random_values,
+    mistakes=[_token_mean, _padded_mean, _mask_ignored],
+)
+
+
 def _random_logits(rng: np.random.Generator) -> list[Arguments]:
     return [(torch.tensor(rng.normal(size=(2, 3, 5)) * 3), torch.tensor(rng.integers(0, 5, (2, 3))), 0.7)]
 
 
 def _temperature_ignored(logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
-    """Still the bug: tokens were drawn at `temperature`, and the log-probs are those of temperature 1."""
+    """Still the bug: tokens were sampled at `temperature`, and the log-probs are those of temperature 1."""
     return token_log_probs(logits, ids, 1.0)
 
 
@@ -160,7 +200,30 @@ def _multiplied(logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
     return token_log_probs(logits, ids, 1 / temperature)
 
 
+_BUG_TEMPERATURE = FunctionCheck(
+    reference=token_log_probs,
+    typed=[
+        (
+            (torch.tensor([[[0.0, 0.0], [0.0, 1.0986123]]]), torch.tensor([[0, 1]]), 0.5),
+            torch.tensor([[-0.6931472, -0.1053605]]),
+        )
+    ],
+    random=_random_logits,
+    mistakes=[_temperature_ignored, _scaled_after, _multiplied],
+)
+
+
 _PAD_IS_EOS = torch.tensor([[5, 7, 0, 0], [5, 0, 0, 0], [5, 7, 6, 8]])
+
+
+_BUG_MASK = FunctionCheck(
+    reference=completion_mask,
+    typed=[
+        ((_PAD_IS_EOS, 0), torch.tensor([[True, True, True, False], [True, True, False, False], [True] * 4]))
+    ],
+    random=_random_ids,
+    mistakes=[_anything_but_eos, _no_eos, _up_to_the_last_eos, _everything],
+)
 _REWARDS = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
 _AS_IN_EQ_4 = FunctionCheck(
     reference=group_advantages,
@@ -169,128 +232,23 @@ _AS_IN_EQ_4 = FunctionCheck(
     mistakes=[_population_std, _over_the_batch, _only_centered, _nan_where_dead],
 )
 
+_LOSS_VALUE = ValueCheck(
+    right="learns",
+    mistakes={
+        "nothing": "The *value* of the loss is 0 because advantages of a group sum to 0. "
+        "Its gradient weighs different log-probs with them, and does not cancel.",
+        "diverges": "A loss of 0 is not a sign of trouble either.",
+    },
+    otherwise="Answer with one of the words: 'learns', 'nothing', 'diverges'.",
+)
+
 EXERCISES = [
-    Exercise(
-        name="group_advantages",
-        lesson="04",
-        kind="code",
-        difficulty=1,
-        minutes=5,
-        verify=_AS_IN_EQ_4,
-    ),
-    Exercise(
-        name="bug_mask",
-        lesson="04",
-        kind="bug",
-        difficulty=2,
-        minutes=10,
-        verify=FunctionCheck(
-            reference=completion_mask,
-            typed=[
-                (
-                    (_PAD_IS_EOS, 0),
-                    torch.tensor([[True, True, True, False], [True, True, False, False], [True] * 4]),
-                )
-            ],
-            random=_random_ids,
-            mistakes=[_anything_but_eos, _no_eos, _up_to_the_last_eos, _everything],
-        ),
-    ),
-    Exercise(
-        name="loss_value",
-        lesson="04",
-        kind="prediction",
-        difficulty=1,
-        minutes=2,
-        verify=ValueCheck(
-            right="learns",
-            mistakes={
-                "nothing": "The *value* of the loss is 0 because advantages of a group sum to 0. "
-                "Its gradient weighs different log-probs with them, and does not cancel.",
-                "diverges": "A loss of 0 is no sign of trouble either.",
-            },
-            otherwise="Answer with one of the words: 'learns', 'nothing', 'diverges'.",
-        ),
-    ),
-    Exercise(
-        name="clipped_surrogate",
-        lesson="04",
-        kind="code",
-        difficulty=2,
-        minutes=10,
-        verify=FunctionCheck(
-            reference=surrogate,
-            typed=[
-                (
-                    (torch.tensor([[1.5, 0.5], [1.5, 0.5]]), torch.tensor([[1.0], [-1.0]]), 0.2),
-                    torch.tensor([[1.2, 0.5], [-1.5, -0.8]]),
-                )
-            ],
-            random=_random_surrogate,
-            mistakes=[_max_for_min, _only_clipped, _unclipped, _clipped_product],
-        ),
-    ),
-    Exercise(
-        name="k3_kl",
-        lesson="04",
-        kind="code",
-        difficulty=1,
-        minutes=5,
-        verify=FunctionCheck(
-            reference=k3_kl,
-            typed=[
-                ((torch.tensor([[-1.0]]), torch.tensor([[-1.0]])), torch.tensor([[0.0]])),
-                ((torch.tensor([[-2.0]]), torch.tensor([[-1.0]])), torch.tensor([[0.7182818]])),
-            ],
-            random=_random_log_probs,
-            mistakes=[_k3_reversed, _k1, _k2, _no_minus_one],
-        ),
-    ),
-    Exercise(
-        name="sequence_mean",
-        lesson="04",
-        kind="code",
-        difficulty=2,
-        minutes=8,
-        verify=FunctionCheck(
-            reference=sequence_mean,
-            typed=[
-                (
-                    (
-                        torch.tensor([[6.0, 9.0, 9.0], [1.0, 2.0, 3.0]]),
-                        torch.tensor([[True, False, False], [True] * 3]),
-                    ),
-                    4.0,
-                )
-            ],
-            random=_random_values,
-            mistakes=[_token_mean, _padded_mean, _mask_ignored],
-        ),
-    ),
-    Exercise(
-        name="bug_ddof",
-        lesson="04",
-        kind="bug",
-        difficulty=1,
-        minutes=5,
-        verify=_AS_IN_EQ_4,
-    ),
-    Exercise(
-        name="bug_temperature",
-        lesson="04",
-        kind="bug",
-        difficulty=2,
-        minutes=8,
-        verify=FunctionCheck(
-            reference=token_log_probs,
-            typed=[
-                (
-                    (torch.tensor([[[0.0, 0.0], [0.0, 1.0986123]]]), torch.tensor([[0, 1]]), 0.5),
-                    torch.tensor([[-0.6931472, -0.1053605]]),
-                )
-            ],
-            random=_random_logits,
-            mistakes=[_temperature_ignored, _scaled_after, _multiplied],
-        ),
-    ),
+    Exercise("group_advantages", "04", "code", difficulty=1, minutes=5, verify=_AS_IN_EQ_4),
+    Exercise("bug_mask", "04", "bug", difficulty=2, minutes=10, verify=_BUG_MASK),
+    Exercise("loss_value", "04", "prediction", difficulty=1, minutes=2, verify=_LOSS_VALUE),
+    Exercise("clipped_surrogate", "04", "code", difficulty=2, minutes=10, verify=_CLIPPED_SURROGATE),
+    Exercise("k3_kl", "04", "code", difficulty=1, minutes=5, verify=_K3_KL),
+    Exercise("sequence_mean", "04", "code", difficulty=2, minutes=8, verify=_SEQUENCE_MEAN),
+    Exercise("bug_ddof", "04", "bug", difficulty=1, minutes=5, verify=_AS_IN_EQ_4),
+    Exercise("bug_temperature", "04", "bug", difficulty=2, minutes=8, verify=_BUG_TEMPERATURE),
 ]

@@ -8,6 +8,8 @@ from igrpo_kit.classroom.exercise import Arguments, Exercise, FunctionCheck, Val
 from igrpo_kit.core.advantages import group_advantages
 from igrpo_kit.core.selection import select_best_draft
 
+_T, _F = True, False
+
 
 def _random_rewards(rng: np.random.Generator) -> list[Arguments]:
     return [(torch.tensor(rng.random((5, 3))),), (torch.tensor(rng.integers(0, 2, (6, 4)).astype(float)),)]
@@ -29,8 +31,16 @@ def _best_prompt(rewards: Tensor) -> Tensor:
 
 
 def _of_all(rewards: Tensor) -> Tensor:
-    """One index into the whole flattened tensor; one index per prompt is wanted, shape [P]."""
+    """One index into the whole flattened tensor; one index per prompt is needed, shape [P]."""
     return rewards.flatten().argmax()
+
+
+_SELECT_BEST_DRAFT = FunctionCheck(
+    reference=select_best_draft,
+    typed=[((torch.tensor([[0.0, 1.0, 1.0], [0.2, 0.1, 0.0], [0.5, 0.5, 0.5]]),), torch.tensor([1, 0, 0]))],
+    random=_random_rewards,
+    mistakes=[_last_of_a_tie, _worst, _best_prompt, _of_all],
+)
 
 
 def refinement_prompt(question: str, draft: str) -> str:
@@ -54,8 +64,16 @@ def _no_draft(question: str, draft: str) -> str:
 
 
 def _no_tags(question: str, draft: str) -> str:
-    """Without tags nobody can tell where the draft begins and ends."""
+    """Without tags it is unclear where the draft begins and ends."""
     return f"{question}\n\nA prior draft:\n{draft}"
+
+
+_REFINEMENT_PROMPT = FunctionCheck(
+    reference=refinement_prompt,
+    typed=[(("What is 3 + 4?", "It is 8."), "What is 3 + 4?\n\nA prior draft:\n<draft>\nIt is 8.\n</draft>")],
+    random=lambda rng: [(f"{rng.integers(99)} + 1 = ?", f"{rng.integers(99)}")],
+    mistakes=[_draft_first, _no_question, _no_draft, _no_tags],
+)
 
 
 _MESSAGES = [
@@ -98,6 +116,14 @@ def _random_chats(rng: np.random.Generator) -> list[Arguments]:
     return [([{"role": r, "tokens": int(rng.integers(1, 5))} for r in roles[:n]],) for n in (2, 4, 6)]
 
 
+_BUG_DRAFT_TOKENS = FunctionCheck(
+    reference=trained_tokens,
+    typed=[((_MESSAGES,), [_F] * 6 + [_T] * 4), ((_MESSAGES[:2],), [_F] * 3 + [_T] * 2)],
+    random=_random_chats,
+    mistakes=[_by_role, _first_reply, _all_tokens, _nothing],
+)
+
+
 def stage2_log_ratio(on_q: Tensor, on_q_prime: Tensor, old_on_q_prime: Tensor) -> Tensor:
     """log pi(o | q') - log pi_old(o | q'): both conditioned on what the refinement was sampled from."""
     return on_q_prime - old_on_q_prime
@@ -120,6 +146,19 @@ def _two_contexts(on_q: Tensor, on_q_prime: Tensor, old_on_q_prime: Tensor) -> T
 
 def _random_triples(rng: np.random.Generator) -> list[Arguments]:
     return [tuple(torch.tensor(-rng.random((2, 4))) for _ in range(3))]
+
+
+_BUG_RATIO = FunctionCheck(
+    reference=stage2_log_ratio,
+    typed=[
+        (
+            (torch.tensor([[-3.0, -2.0]]), torch.tensor([[-1.0, -0.5]]), torch.tensor([[-1.0, -0.5]])),
+            torch.tensor([[0.0, 0.0]]),
+        )
+    ],
+    random=_random_triples,
+    mistakes=[_on_q, _upside_down, _two_contexts],
+)
 
 
 def grouped_advantages(prompts: list[str], rewards: Tensor, group_size: int) -> Tensor:
@@ -150,11 +189,25 @@ def _random_batches(rng: np.random.Generator) -> list[Arguments]:
     return [(["a"] * 3 + ["b"] * 3 + ["a"] * 3, torch.tensor(rng.random(9)), 3)]
 
 
+_BUG_GROUP_BY_TEXT = FunctionCheck(
+    reference=grouped_advantages,
+    typed=[
+        ((["a"] * 4, torch.tensor([1.0, 0.0, 0.0, 0.0]), 2), torch.tensor([0.7071068, -0.7071068, 0.0, 0.0]))
+    ],
+    random=_random_batches,
+    mistakes=[_by_text, _one_group, _columns],
+)
+
+
+def _blocks(prompt_length: int, lengths: list[int]) -> Tensor:
+    """[L]: 0 for the tokens of the prompt, g for those of completion g."""
+    return torch.tensor([0] * prompt_length + [g for g, n in enumerate(lengths, 1) for _ in range(n)])
+
+
 def shared_prefix_mask(prompt_length: int, lengths: list[int]) -> Tensor:
-    """[L, L], True where row i may look: the prompt and its own completion, as far as they lie behind."""
-    block = torch.tensor([0] * prompt_length + [g for g, n in enumerate(lengths, 1) for _ in range(n)])
-    seen = (block[:, None] == block[None, :]) | (block[None, :] == 0)
-    return seen & torch.ones(len(block), len(block), dtype=torch.bool).tril()
+    """[L, L], True where token i may look: at the prompt and at its own completion, up to itself."""
+    block = _blocks(prompt_length, lengths)
+    return ((block[:, None] == block) | (block == 0)).tril()
 
 
 def _causal_only(prompt_length: int, lengths: list[int]) -> Tensor:
@@ -165,14 +218,14 @@ def _causal_only(prompt_length: int, lengths: list[int]) -> Tensor:
 
 def _no_prompt(prompt_length: int, lengths: list[int]) -> Tensor:
     """Completions do not see the prompt: they were sampled from it."""
-    block = torch.tensor([0] * prompt_length + [g for g, n in enumerate(lengths, 1) for _ in range(n)])
-    return (block[:, None] == block[None, :]).tril()
+    block = _blocks(prompt_length, lengths)
+    return (block[:, None] == block).tril()
 
 
 def _not_causal(prompt_length: int, lengths: list[int]) -> Tensor:
-    """A token sees what comes after it: keep only what lies behind (or on it)."""
-    block = torch.tensor([0] * prompt_length + [g for g, n in enumerate(lengths, 1) for _ in range(n)])
-    return (block[:, None] == block[None, :]) | (block[None, :] == 0)
+    """A token sees what comes after it: keep only earlier tokens and the token itself."""
+    block = _blocks(prompt_length, lengths)
+    return (block[:, None] == block) | (block == 0)
 
 
 def _transposed(prompt_length: int, lengths: list[int]) -> Tensor:
@@ -180,130 +233,31 @@ def _transposed(prompt_length: int, lengths: list[int]) -> Tensor:
     return shared_prefix_mask(prompt_length, lengths).T.contiguous()
 
 
-_T, _F = True, False
+_SHARED_PREFIX_MASK = FunctionCheck(
+    reference=shared_prefix_mask,
+    typed=[
+        ((1, [1, 2]), torch.tensor([[_T, _F, _F, _F], [_T, _T, _F, _F], [_T, _F, _T, _F], [_T, _F, _T, _T]]))
+    ],
+    random=lambda rng: [(int(rng.integers(1, 4)), rng.integers(1, 4, 3).tolist())],
+    mistakes=[_causal_only, _no_prompt, _not_causal, _transposed],
+)
+
+_MATCHED_BUDGET = ValueCheck(
+    right=8,
+    mistakes={
+        4: "iGRPO samples 4 drafts *and* 4 refinements; 4 samples are half of that budget.",
+        16: "Drafts and refinements add up, N + G; they are not multiplied.",
+        5: "All four drafts cost a rollout, including the three that are not shown.",
+    },
+    otherwise="Count the completions iGRPO samples for one prompt: N drafts, then G refinements.",
+)
 
 EXERCISES = [
-    Exercise(
-        name="select_best_draft",
-        lesson="05",
-        kind="code",
-        difficulty=1,
-        minutes=5,
-        verify=FunctionCheck(
-            reference=select_best_draft,
-            typed=[
-                (
-                    (torch.tensor([[0.0, 1.0, 1.0], [0.2, 0.1, 0.0], [0.5, 0.5, 0.5]]),),
-                    torch.tensor([1, 0, 0]),
-                )
-            ],
-            random=_random_rewards,
-            mistakes=[_last_of_a_tie, _worst, _best_prompt, _of_all],
-        ),
-    ),
-    Exercise(
-        name="refinement_prompt",
-        lesson="05",
-        kind="code",
-        difficulty=1,
-        minutes=5,
-        verify=FunctionCheck(
-            reference=refinement_prompt,
-            typed=[
-                (
-                    ("What is 3 + 4?", "It is 8."),
-                    "What is 3 + 4?\n\nA prior draft:\n<draft>\nIt is 8.\n</draft>",
-                )
-            ],
-            random=lambda rng: [(f"{rng.integers(99)} + 1 = ?", f"{rng.integers(99)}")],
-            mistakes=[_draft_first, _no_question, _no_draft, _no_tags],
-        ),
-    ),
-    Exercise(
-        name="matched_budget",
-        lesson="05",
-        kind="prediction",
-        difficulty=1,
-        minutes=2,
-        verify=ValueCheck(
-            right=8,
-            mistakes={
-                4: "iGRPO samples 4 drafts *and* 4 refinements; 4 samples are half of that budget.",
-                16: "Drafts and refinements add up, N + G; they are not multiplied.",
-                5: "All four drafts cost a rollout, also the three that are not shown.",
-            },
-            otherwise="Count the completions iGRPO samples for one prompt: N drafts, then G refinements.",
-        ),
-    ),
-    Exercise(
-        name="bug_draft_tokens",
-        lesson="05",
-        kind="bug",
-        difficulty=2,
-        minutes=8,
-        verify=FunctionCheck(
-            reference=trained_tokens,
-            typed=[((_MESSAGES,), [_F] * 6 + [_T] * 4), ((_MESSAGES[:2],), [_F] * 3 + [_T] * 2)],
-            random=_random_chats,
-            mistakes=[_by_role, _first_reply, _all_tokens, _nothing],
-        ),
-    ),
-    Exercise(
-        name="bug_ratio",
-        lesson="05",
-        kind="bug",
-        difficulty=2,
-        minutes=8,
-        verify=FunctionCheck(
-            reference=stage2_log_ratio,
-            typed=[
-                (
-                    (
-                        torch.tensor([[-3.0, -2.0]]),
-                        torch.tensor([[-1.0, -0.5]]),
-                        torch.tensor([[-1.0, -0.5]]),
-                    ),
-                    torch.tensor([[0.0, 0.0]]),
-                )
-            ],
-            random=_random_triples,
-            mistakes=[_on_q, _upside_down, _two_contexts],
-        ),
-    ),
-    Exercise(
-        name="bug_group_by_text",
-        lesson="05",
-        kind="bug",
-        difficulty=2,
-        minutes=10,
-        verify=FunctionCheck(
-            reference=grouped_advantages,
-            typed=[
-                (
-                    (["a"] * 4, torch.tensor([1.0, 0.0, 0.0, 0.0]), 2),
-                    torch.tensor([0.7071068, -0.7071068, 0.0, 0.0]),
-                )
-            ],
-            random=_random_batches,
-            mistakes=[_by_text, _one_group, _columns],
-        ),
-    ),
-    Exercise(
-        name="shared_prefix_mask",
-        lesson="05",
-        kind="code",
-        difficulty=3,
-        minutes=20,
-        verify=FunctionCheck(
-            reference=shared_prefix_mask,
-            typed=[
-                (
-                    (1, [1, 2]),
-                    torch.tensor([[_T, _F, _F, _F], [_T, _T, _F, _F], [_T, _F, _T, _F], [_T, _F, _T, _T]]),
-                )
-            ],
-            random=lambda rng: [(int(rng.integers(1, 4)), rng.integers(1, 4, 3).tolist())],
-            mistakes=[_causal_only, _no_prompt, _not_causal, _transposed],
-        ),
-    ),
+    Exercise("select_best_draft", "05", "code", difficulty=1, minutes=5, verify=_SELECT_BEST_DRAFT),
+    Exercise("refinement_prompt", "05", "code", difficulty=1, minutes=5, verify=_REFINEMENT_PROMPT),
+    Exercise("matched_budget", "05", "prediction", difficulty=1, minutes=2, verify=_MATCHED_BUDGET),
+    Exercise("bug_draft_tokens", "05", "bug", difficulty=2, minutes=8, verify=_BUG_DRAFT_TOKENS),
+    Exercise("bug_ratio", "05", "bug", difficulty=2, minutes=8, verify=_BUG_RATIO),
+    Exercise("bug_group_by_text", "05", "bug", difficulty=2, minutes=10, verify=_BUG_GROUP_BY_TEXT),
+    Exercise("shared_prefix_mask", "05", "code", difficulty=3, minutes=20, verify=_SHARED_PREFIX_MASK),
 ]

@@ -36,6 +36,15 @@ def _random_shapes(rng: np.random.Generator) -> list[Arguments]:
     return [tuple(rng.integers(2, 9, 6).tolist()) for _ in range(3)]
 
 
+_KV_CACHE_BYTES = FunctionCheck(
+    reference=kv_cache_bytes,
+    # SmolLM2-135M: 30 layers, 3 key-value heads of 64, two bytes a number: 23,040 bytes a token.
+    typed=[((1, 1, 30, 3, 64, 2), 23_040), ((8, 100, 30, 3, 64, 2), 18_432_000)],
+    random=_random_shapes,
+    mistakes=[_keys_only, _one_layer, _numbers, _one_row],
+)
+
+
 def accumulated(values: Tensor, mask: Tensor, size: int) -> Tensor:
     """The token mean of the whole batch, summed up from micro-batches of `size` rows."""
     parts = zip(values.split(size), mask.split(size), strict=True)
@@ -64,41 +73,23 @@ def _random_batches(rng: np.random.Generator) -> list[Arguments]:
     return [(torch.tensor(rng.normal(size=(4, 5))), torch.arange(5) < lengths, 2)]
 
 
+_BUG_MICRO_BATCHES = FunctionCheck(
+    reference=accumulated,
+    typed=[
+        (
+            (
+                torch.tensor([[4.0, 0.0, 0.0], [1.0, 1.0, 1.0]]),
+                torch.tensor([[True, False, False], [True, True, True]]),
+                1,
+            ),
+            1.75,
+        )
+    ],
+    random=_random_batches,
+    mistakes=[_mean_of_means, _sum_of_means, _padding_counted],
+)
+
 EXERCISES = [
-    Exercise(
-        name="kv_cache_bytes",
-        lesson="07",
-        kind="code",
-        difficulty=2,
-        minutes=8,
-        verify=FunctionCheck(
-            reference=kv_cache_bytes,
-            # SmolLM2-135M: 30 layers, 3 key-value heads of 64, two bytes a number: 23,040 bytes a token.
-            typed=[((1, 1, 30, 3, 64, 2), 23_040), ((8, 100, 30, 3, 64, 2), 18_432_000)],
-            random=_random_shapes,
-            mistakes=[_keys_only, _one_layer, _numbers, _one_row],
-        ),
-    ),
-    Exercise(
-        name="bug_micro_batches",
-        lesson="07",
-        kind="bug",
-        difficulty=3,
-        minutes=12,
-        verify=FunctionCheck(
-            reference=accumulated,
-            typed=[
-                (
-                    (
-                        torch.tensor([[4.0, 0.0, 0.0], [1.0, 1.0, 1.0]]),
-                        torch.tensor([[True, False, False], [True, True, True]]),
-                        1,
-                    ),
-                    1.75,
-                )
-            ],
-            random=_random_batches,
-            mistakes=[_mean_of_means, _sum_of_means, _padding_counted],
-        ),
-    ),
+    Exercise("kv_cache_bytes", "07", "code", difficulty=2, minutes=8, verify=_KV_CACHE_BYTES),
+    Exercise("bug_micro_batches", "07", "bug", difficulty=3, minutes=12, verify=_BUG_MICRO_BATCHES),
 ]

@@ -36,6 +36,14 @@ def _random_layouts(rng: np.random.Generator) -> list[Arguments]:
     ]
 
 
+_PROMPTS_PER_UPDATE = FunctionCheck(
+    reference=prompts_per_update,
+    typed=[((16, 8, 8, 8), 128), ((16, 8, 8, 4), 256), ((4, 1, 2, 8), 1)],
+    random=_random_layouts,
+    mistakes=[_rows, _one_device, _no_accumulation, _times_group],
+)
+
+
 def gpu_hours(seconds_per_step: float, steps: int, gpus: int) -> float:
     """What a run occupies: every GPU, the generating ones too, for all of its time."""
     return seconds_per_step * steps * gpus / 3600
@@ -47,7 +55,7 @@ def _wall_hours(seconds_per_step: float, steps: int, gpus: int) -> float:
 
 
 def _shared(seconds_per_step: float, steps: int, gpus: int) -> float:
-    """Divided by the GPUs: they work side by side, and each hour of each is paid."""
+    """Divided by the GPUs: they work side by side, and each hour of each is billed."""
     return seconds_per_step * steps / gpus / 3600
 
 
@@ -62,31 +70,14 @@ def _random_runs(rng: np.random.Generator) -> list[Arguments]:
     ]
 
 
+_GPU_HOURS = FunctionCheck(
+    reference=gpu_hours,
+    typed=[((36.0, 100, 16), 16.0), ((3600.0, 1, 1), 1.0)],
+    random=_random_runs,
+    mistakes=[_wall_hours, _shared, _gpu_minutes],
+)
+
 EXERCISES = [
-    Exercise(
-        name="prompts_per_update",
-        lesson="08",
-        kind="code",
-        difficulty=1,
-        minutes=5,
-        verify=FunctionCheck(
-            reference=prompts_per_update,
-            typed=[((16, 8, 8, 8), 128), ((16, 8, 8, 4), 256), ((4, 1, 2, 8), 1)],
-            random=_random_layouts,
-            mistakes=[_rows, _one_device, _no_accumulation, _times_group],
-        ),
-    ),
-    Exercise(
-        name="gpu_hours",
-        lesson="08",
-        kind="code",
-        difficulty=1,
-        minutes=3,
-        verify=FunctionCheck(
-            reference=gpu_hours,
-            typed=[((36.0, 100, 16), 16.0), ((3600.0, 1, 1), 1.0)],
-            random=_random_runs,
-            mistakes=[_wall_hours, _shared, _gpu_minutes],
-        ),
-    ),
+    Exercise("prompts_per_update", "08", "code", difficulty=1, minutes=5, verify=_PROMPTS_PER_UPDATE),
+    Exercise("gpu_hours", "08", "code", difficulty=1, minutes=3, verify=_GPU_HOURS),
 ]

@@ -26,7 +26,7 @@ def _surprise(logits: Tensor) -> Tensor:
 
 
 def _no_softmax(logits: Tensor) -> Tensor:
-    """Logits are no log-probs: log_softmax first."""
+    """Logits are not log-probs: apply log_softmax first."""
     return -(logits.exp() * logits).sum(dim=-1)
 
 
@@ -37,6 +37,17 @@ def _negative(logits: Tensor) -> Tensor:
 
 def _random_logits(rng: np.random.Generator) -> list[Arguments]:
     return [(torch.tensor(rng.normal(size=(2, 3, 6)) * 2),)]
+
+
+_ENTROPY = FunctionCheck(
+    reference=entropy,
+    typed=[
+        ((torch.zeros(1, 4),), torch.tensor([1.3862944])),
+        ((torch.tensor([[0.0, 200.0]]),), torch.zeros(1)),
+    ],
+    random=_random_logits,
+    mistakes=[_in_bits, _surprise, _no_softmax, _negative],
+)
 
 
 def majority(answers: list[str]) -> str:
@@ -67,95 +78,66 @@ def _random_answers(rng: np.random.Generator) -> list[Arguments]:
     ]
 
 
-def transitions(draft_right: list[bool], refinement_right: list[bool]) -> tuple[int, int, int, int]:
-    """Counts of right->right, right->wrong, wrong->right, wrong->wrong."""
-    count = Counter(zip(draft_right, refinement_right, strict=True))
+_MAJORITY = FunctionCheck(
+    reference=majority,
+    typed=[
+        ((["4", "7", "7"],), "7"),
+        ((["7", "4", "7"],), "7"),
+        ((["7", "4", "4", "7"],), "7"),
+        ((["1", "2", "3"],), "1"),
+    ],
+    random=_random_answers,
+    mistakes=[_last_of_a_tie, _least, _first],
+)
+
+
+def transitions(draft_correct: list[bool], refinement_correct: list[bool]) -> tuple[int, int, int, int]:
+    """Counts of kept, regressed, repaired and still incorrect refinements."""
+    count = Counter(zip(draft_correct, refinement_correct, strict=True))
     return count[True, True], count[True, False], count[False, True], count[False, False]
 
 
-def _swapped(draft_right: list[bool], refinement_right: list[bool]) -> tuple[int, int, int, int]:
-    """Broken and repaired are swapped: right->wrong comes before wrong->right."""
-    a, b, c, d = transitions(draft_right, refinement_right)
+def _swapped(draft_correct: list[bool], refinement_correct: list[bool]) -> tuple[int, int, int, int]:
+    """Regressed and repaired are swapped: correct → incorrect comes before incorrect → correct."""
+    a, b, c, d = transitions(draft_correct, refinement_correct)
     return a, c, b, d
 
 
-def _independent(draft_right: list[bool], refinement_right: list[bool]) -> tuple[int, int, int, int]:
-    """You counted drafts and refinements apart; a transition is a *pair*."""
-    d, r = sum(draft_right), sum(refinement_right)
-    return d, len(draft_right) - d, r, len(draft_right) - r
+def _independent(draft_correct: list[bool], refinement_correct: list[bool]) -> tuple[int, int, int, int]:
+    """You counted drafts and refinements separately; a transition is a *pair*."""
+    d, r = sum(draft_correct), sum(refinement_correct)
+    return d, len(draft_correct) - d, r, len(draft_correct) - r
 
 
-def _marginals(draft_right: list[bool], refinement_right: list[bool]) -> tuple[int, int, int, int]:
-    """The order of the four is mixed up: it starts with right->right."""
-    return transitions(draft_right, refinement_right)[::-1]
+def _marginals(draft_correct: list[bool], refinement_correct: list[bool]) -> tuple[int, int, int, int]:
+    """The order of the four is mixed up: it starts with correct → correct."""
+    return transitions(draft_correct, refinement_correct)[::-1]
 
 
 def _random_pairs(rng: np.random.Generator) -> list[Arguments]:
     return [(rng.random(n).__lt__(0.6).tolist(), rng.random(n).__lt__(0.5).tolist()) for n in (9, 30)]
 
 
+_TRANSITIONS = FunctionCheck(
+    reference=transitions,
+    typed=[(([True, True, True, False, False], [True, True, False, True, False]), (2, 1, 1, 1))],
+    random=_random_pairs,
+    mistakes=[_swapped, _independent, _marginals],
+)
+
+_EQUAL_WHAT = ValueCheck(
+    right="accuracy",
+    mistakes={
+        "steps": "At equal steps a policy that has learned less is also less sure of itself: "
+        "slower learning and delayed collapse look alike.",
+        "tokens": "The budget is fair, but the two policies have still learned different amounts.",
+    },
+    otherwise="Answer with one of the words: 'steps', 'tokens', 'accuracy'.",
+)
+
 EXERCISES = [
-    Exercise(
-        name="entropy",
-        lesson="09",
-        kind="code",
-        difficulty=1,
-        minutes=8,
-        verify=FunctionCheck(
-            reference=entropy,
-            typed=[
-                ((torch.zeros(1, 4),), torch.tensor([1.3862944])),
-                ((torch.tensor([[0.0, 200.0]]),), torch.zeros(1)),
-            ],
-            random=_random_logits,
-            mistakes=[_in_bits, _surprise, _no_softmax, _negative],
-        ),
-    ),
-    Exercise(
-        name="equal_what",
-        lesson="09",
-        kind="prediction",
-        difficulty=2,
-        minutes=3,
-        verify=ValueCheck(
-            right="accuracy",
-            mistakes={
-                "steps": "At equal steps a policy that has learned less is also less sure of itself: "
-                "slower learning and delayed collapse look alike.",
-                "tokens": "A fair budget, and still two policies that have learned different amounts.",
-            },
-            otherwise="Answer with one of the words: 'steps', 'tokens', 'accuracy'.",
-        ),
-    ),
-    Exercise(
-        name="transitions",
-        lesson="09",
-        kind="code",
-        difficulty=1,
-        minutes=6,
-        verify=FunctionCheck(
-            reference=transitions,
-            typed=[(([True, True, True, False, False], [True, True, False, True, False]), (2, 1, 1, 1))],
-            random=_random_pairs,
-            mistakes=[_swapped, _independent, _marginals],
-        ),
-    ),
-    Exercise(
-        name="majority",
-        lesson="09",
-        kind="code",
-        difficulty=2,
-        minutes=6,
-        verify=FunctionCheck(
-            reference=majority,
-            typed=[
-                ((["4", "7", "7"],), "7"),
-                ((["7", "4", "7"],), "7"),
-                ((["7", "4", "4", "7"],), "7"),
-                ((["1", "2", "3"],), "1"),
-            ],
-            random=_random_answers,
-            mistakes=[_last_of_a_tie, _least, _first],
-        ),
-    ),
+    Exercise("entropy", "09", "code", difficulty=1, minutes=8, verify=_ENTROPY),
+    Exercise("equal_what", "09", "prediction", difficulty=2, minutes=3, verify=_EQUAL_WHAT),
+    Exercise("transitions", "09", "code", difficulty=1, minutes=6, verify=_TRANSITIONS),
+    Exercise("majority", "09", "code", difficulty=2, minutes=6, verify=_MAJORITY),
 ]

@@ -97,3 +97,17 @@ def collect_samples(
         texts=tokenizer.batch_decode(before_end, clean_up_tokenization_spaces=False),
         finish_reasons=["stop" if stopped else "length" for stopped in ended],
     )
+
+
+class SeededSampler:
+    """A sampler whose only source of chance is its `generator`."""
+
+    generator: torch.Generator
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator's state: with it, and the same weights, the next samples are the same."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.generator.set_state(state["generator"])

@@ -18,6 +18,7 @@ from igrpo_kit.core.prompts import Messages
 from igrpo_kit.core.tokens import completion_mask
 from igrpo_kit.policies.policy import Policy
 from igrpo_kit.policies.samplers.encoding import (
+    SeededSampler,
     collect_samples,
     encode_prompts,
     evaluating,
@@ -124,7 +125,7 @@ def _sample_chunk(logits: Tensor, generator: torch.Generator) -> tuple[Tensor, T
 def keep_nucleus(logits: Float[Tensor, "R V"], temperature: float, top_p: float) -> Float[Tensor, "R V"]:
     """The logits with -inf outside the nucleus: the most probable tokens, up to the one that reaches top_p.
 
-    Probabilities are those at `temperature` (arXiv 1904.09751). Temperature 0 and top_p 1 change nothing.
+    Probabilities are those at `temperature` (https://arxiv.org/abs/1904.09751). Temperature 0 and top_p 1 change nothing.
     """
     if temperature == 0 or top_p == 1:
         return logits
@@ -134,7 +135,7 @@ def keep_nucleus(logits: Float[Tensor, "R V"], temperature: float, top_p: float)
     return logits.masked_fill(outside, -torch.inf)
 
 
-class HFSampler:
+class HFSampler(SeededSampler):
     """Samples from a policy as it is now; follows its training, being the same object.
 
     `generator` (seeded with `seed`, on the model's device) is its only source of chance. At most
@@ -145,12 +146,7 @@ class HFSampler:
     """
 
     def __init__(
-        self,
-        policy: Policy,
-        settings: SamplingSettings,
-        *,
-        seed: int = 0,
-        max_rows: int = 1024,
+        self, policy: Policy, settings: SamplingSettings, *, seed: int = 0, max_rows: int = 1024
     ) -> None:
         self.policy, self.settings, self.max_rows = policy, settings, max_rows
         self.model, self.tokenizer = policy.model, policy.tokenizer
@@ -182,14 +178,6 @@ class HFSampler:
 
     def sync(self) -> None:
         """Nothing to do: it samples the very model that is trained."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """The generator's state: with it, and the same weights, the next samples are the same."""
-        return {"generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
-        self.generator.set_state(state["generator"])
 
     def _sample(self, prompt_ids: list[list[int]], num_samples: int) -> tuple[Tensor, Tensor, Tensor]:
         """Ids, log-probs and entropies [R, max_new_tokens]; what follows a row's end is arbitrary."""

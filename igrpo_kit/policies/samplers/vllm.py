@@ -37,7 +37,13 @@ from igrpo_kit.core.prompts import Messages
 from igrpo_kit.core.randomness import random_states, restore_random_states
 from igrpo_kit.policies.log_probs import completion_log_probs
 from igrpo_kit.policies.policy import Policy
-from igrpo_kit.policies.samplers.encoding import collect_samples, encode_prompts, evaluating, stop_ids
+from igrpo_kit.policies.samplers.encoding import (
+    SeededSampler,
+    collect_samples,
+    encode_prompts,
+    evaluating,
+    stop_ids,
+)
 from igrpo_kit.policies.samplers.sampler import Samples, SamplingSettings, check_request
 
 GAP_TOLERANCE = 0.15
@@ -178,7 +184,7 @@ def start_engine(vllm: Any, model: Any, options: dict[str, Any]) -> Any:
         restore_random_states(states)
 
 
-class VLLMSampler:
+class VLLMSampler(SeededSampler):
     """Samples from a vLLM engine that holds a copy of the policy's model; `sync` brings the copy up to date.
 
     Prompts, stopping, texts and masks are those of `HFSampler`. Each prompt has a seed of its own, drawn from
@@ -250,14 +256,6 @@ class VLLMSampler:
                 f"{current:.2f} nats per token (after one with other weights: {other:.2f}), where bfloat16 "
                 f"explains {tolerance:.2f}"
             )
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state of the generator the seeds come from."""
-        return {"generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
-        self.generator.set_state(state["generator"])
 
     def _push(self, weights: Iterator[tuple[str, Tensor]]) -> None:
         """Not the model's `load_weights`: the CPU engine has repacked its weights and cannot take them so."""

@@ -115,6 +115,8 @@ class WorkerPool:
     """Up to `num_workers` processes of `memory_bytes` each; a gold or an answer gets `time_limit` seconds."""
 
     def __init__(self, num_workers: int, time_limit: float, memory_bytes: int) -> None:
+        if os.name != "posix":
+            raise RuntimeError("grading in worker processes needs a POSIX system: Linux, macOS or WSL")
         self.time_limit = time_limit
         self._command = [sys.executable, "-P", str(WORKER_FILE), str(memory_bytes), str(time_limit)]
         # Last in, first out: few answers keep to the workers that are started. None is one that is not yet.

@@ -1,7 +1,6 @@
-"""Public problem sets of the paper and the field, as one table, and how to fetch them from the hub.
+"""Public problem sets of the paper and the field (`data/problems/hub_sets.yaml`), fetched from the hub.
 
-Sizes and licenses are those seen in 2026. "Do not redistribute" means: fetch at run time, keep the text out
-of your repository. None of this is needed to work offline, see `problems`.
+None of this is needed to work offline: see the other modules of `tasks.sets`.
 """
 
 import re
@@ -9,6 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import msgspec
+import yaml
+
+from igrpo_kit.core.data import data_path
 from igrpo_kit.tasks.grading.extraction import extract_answer
 from igrpo_kit.tasks.problem import Problem, problem_from_row
 
@@ -31,65 +34,9 @@ class HubSet:
     """how the answer stands there: by itself, after `####`, or in the last box of a worked solution"""
 
 
-_MATH_SUBJECTS = (
-    "algebra",
-    "counting_and_probability",
-    "geometry",
-    "intermediate_algebra",
-    "number_theory",
-    "prealgebra",
-    "precalculus",
+HUB_SETS: dict[str, HubSet] = msgspec.convert(
+    yaml.safe_load(data_path("problems/hub_sets.yaml").read_text(encoding="utf-8")), dict[str, HubSet]
 )
-_MAA = "the problems are (c) MAA; do not redistribute"
-
-HUB_SETS: dict[str, HubSet] = {
-    "gsm8k": HubSet(
-        *("openai/gsm8k", "test", "question", "answer", "MIT", "1,319 problems"),
-        configs=("main",),
-        form="after_hashes",
-    ),
-    "gsm8k-train": HubSet(
-        *("openai/gsm8k", "train", "question", "answer", "MIT", "7,473 problems"),
-        configs=("main",),
-        form="after_hashes",
-    ),
-    "math500": HubSet(
-        *("HuggingFaceH4/MATH-500", "test", "problem", "answer"),
-        "none on the card; chosen by prm800k (MIT)",
-        "500 problems from MATH's test split; do not redistribute",
-    ),
-    "aime24": HubSet(
-        *("HuggingFaceH4/aime_2024", "train", "problem", "answer", "none stated"), f"30 problems; {_MAA}"
-    ),
-    "aime25": HubSet(
-        *("opencompass/AIME2025", "test", "question", "answer", "tagged MIT"),
-        f"two times 15 problems; {_MAA}",
-        configs=("AIME2025-I", "AIME2025-II"),
-    ),
-    "amc23": HubSet(
-        *("math-ai/amc23", "test", "question", "answer", "none stated"),
-        f"40 problems, the number the paper's percentages fit (another AMC set has 83); {_MAA}",
-    ),
-    "minerva": HubSet(
-        *("math-ai/minervamath", "test", "question", "answer", "none stated"),
-        "272 problems from MIT OpenCourseWare (CC-BY-NC-SA); do not redistribute",
-    ),
-    "math-train": HubSet(
-        *("EleutherAI/hendrycks_math", "train", "problem", "solution", "tagged MIT"),
-        "7,500 problems, the paper's MATH; the original was taken down on request; do not redistribute",
-        configs=_MATH_SUBJECTS,
-        form="boxed",
-    ),
-    "acereason-math": HubSet(
-        *("nvidia/AceReason-Math", "train", "problem", "answer", "CC-BY-4.0"),
-        "49,585 problems, where the paper says 9,400",
-    ),
-    "openr1-math": HubSet(
-        *("open-r1/OpenR1-Math-220k", "train", "problem", "answer", "Apache-2.0"),
-        "about 94,000 problems in the default configuration",
-        configs=("default",),
-    ),
-}
 """The paper's training and evaluation sets (Sec. 4.1, appendix C) and the usual ones, by name."""
 
 
