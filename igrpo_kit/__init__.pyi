@@ -1,4 +1,4 @@
-# The public names, and the only list of them: what the type checker reads and what loads on first use.
+# All public names of this package. Type checkers read this list; each module is imported on first use.
 __version__: str
 
 from .analysis import Evaluation as Evaluation

@@ -1,6 +1,6 @@
-"""The command line, `python -m igrpo_kit <command>`: thin, each command a few calls into the rooms below.
+"""The command line, `python -m igrpo_kit <command>`. Each command is a few calls into the packages.
 
-A command imports what it needs when it runs, so `--help` works whatever is installed.
+Commands import their dependencies when they run, so that `--help` works with any set of installed packages.
 """
 
 import argparse
@@ -22,15 +22,19 @@ _EXTRAS = {
     "train": ("transformers", "tokenizers", "safetensors", "gguf"),
     "notebooks": ("nbformat", "IPython", "ipywidgets", "anywidget"),
 }
-"""which extra brings a package; the others come with `figures`"""
+"""the extra that installs a package; packages not listed belong to `figures`"""
 
 
 def best_of_n_table(
     p: Float[np.ndarray, " K"], n: Sequence[int], simulated: Float[np.ndarray, "M K"], trials: int
 ) -> str:
-    """Closed form against simulation as text, one line per (p, N); the last column counts standard errors.
+    """Closed form and simulation as text, one line per (p, N); the last column counts standard errors.
 
-    `simulated` [n, p] as in `plot_best_of_n`; each p strictly between 0 and 1.
+    Args:
+        p: success probabilities, strictly between 0 and 1.
+        n: numbers of samples.
+        simulated: results [n, p], as in `plot_best_of_n`.
+        trials: simulated prompts per result.
     """
     lines = ["   p    N   1-(1-p)^N   simulated   std. error   off by"]
     for column, x in enumerate(p.tolist()):
@@ -131,7 +135,7 @@ def _figures(args: argparse.Namespace) -> None:
         print(path)
     try:
         pictures = draw_pictures(args.out)
-    except FileNotFoundError as error:  # the pages are drawn, and pictures are for those who have a browser
+    except FileNotFoundError as error:  # the pages have been written; pictures additionally need a browser
         print(f"igrpo figures: {error}", file=sys.stderr)
         return
     for path in pictures:
@@ -295,7 +299,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status. What a user can put right is said in one line on stderr."""
+    """Run one command and return the exit status. User errors are printed as one line on stderr."""
     args = _parser().parse_args(arguments)
     try:
         args.run(args)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from igrpo_kit import cli
+from igrpo_kit.cli import best_of_n_table, main
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,9 +27,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 def test_table_sets_simulation_beside_the_formula():
-    table = cli.best_of_n_table(
-        np.array([0.5, 0.1]), [1, 2], np.array([[0.45, 0.1], [0.75, 0.2]]), trials=100
-    )
+    table = best_of_n_table(np.array([0.5, 0.1]), [1, 2], np.array([[0.45, 0.1], [0.75, 0.2]]), trials=100)
     assert table.splitlines()[1:] == [
         "0.50    1     0.50000     0.45000      0.05000    -1.00",
         "0.50    2     0.75000     0.75000      0.04330    +0.00",
@@ -53,7 +51,7 @@ def test_toy_prints_a_table_and_writes_an_offline_page(command, tmp_path):
 def test_toy_repeats_itself_for_one_seed(tmp_path, capsys):
     outputs = []
     for seed in ("1", "1", "2"):
-        assert cli.main(["toy", "--out", str(tmp_path), "--trials", "1000", "--seed", seed]) == 0
+        assert main(["toy", "--out", str(tmp_path), "--trials", "1000", "--seed", seed]) == 0
         outputs.append([line for line in capsys.readouterr().out.splitlines() if line.startswith("0.")])
     assert outputs[0] == outputs[1] != outputs[2]
 
@@ -70,14 +68,14 @@ def test_toy_repeats_itself_for_one_seed(tmp_path, capsys):
 )
 def test_wrong_usage_is_refused(arguments, message, capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.main(arguments)
+        main(arguments)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
-    assert cli.main(["toy", "--out", str(tmp_path / "file" / "deeper"), "--trials", "10"]) == 1
+    assert main(["toy", "--out", str(tmp_path / "file" / "deeper"), "--trials", "10"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("igrpo toy: ") and "Not a directory" in line
 
@@ -86,7 +84,7 @@ def test_a_missing_extra_is_one_line(capsys, monkeypatch):
     monkeypatch.delitem(sys.modules, "igrpo_kit.viz.plots", raising=False)
     monkeypatch.setitem(sys.modules, "plotly", None)
     monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
-    assert cli.main(["toy", "--trials", "10"]) == 1
+    assert main(["toy", "--trials", "10"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "igrpo toy: plotly.graph_objects is not installed: pip install 'igrpo-kit[figures]'"
 
@@ -115,13 +113,71 @@ def test_help_needs_neither_plotly_nor_torch():
     assert "toy" in done.stdout and "figures" in done.stdout
 
 
+NAMES = [path.name for path in sorted((ROOT / "notebooks").iterdir()) if path.is_file()]
+"""the lessons and the teaching guide"""
+
+
+def test_lessons_are_copied_and_never_over_work_that_is_there(tmp_path, capsys):
+    mine = tmp_path / "new" / "mine"
+    assert main(["lessons", str(mine)]) == 0
+    assert capsys.readouterr().out.splitlines() == sorted(str(mine / name) for name in NAMES)
+    for name in NAMES:
+        assert (mine / name).read_bytes() == (ROOT / "notebooks" / name).read_bytes()
+    assert (
+        sorted(path.name for path in mine.iterdir()) == NAMES
+    )  # not the exercises: `igrpo student` makes them
+
+    edited, emptied, gone = (mine / name for name in NAMES[1:4])
+    edited.write_text("my own work")
+    emptied.write_text("")
+    gone.unlink()
+    assert main(["lessons", str(mine)]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == str(gone)
+    kept = [name for name in NAMES if name != gone.name]
+    assert second == f"left as they are, {len(kept)} that exist: {', '.join(kept)}"
+    assert (edited.read_text(), emptied.read_text()) == ("my own work", "")
+    assert gone.read_bytes() == (ROOT / "notebooks" / gone.name).read_bytes()
+
+
+def test_lessons_go_to_a_folder_of_that_name_by_default(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["lessons"]) == 0
+    assert sorted(path.name for path in (tmp_path / "lessons").iterdir()) == NAMES
+    assert capsys.readouterr().out.splitlines()[0] == f"lessons/{NAMES[0]}"
+
+
+def test_the_lessons_of_the_checkout_are_their_own_copies(capsys):
+    """Asked to copy them onto themselves, the command leaves every one as it is."""
+    before = {name: (ROOT / "notebooks" / name).read_bytes() for name in NAMES}
+    assert main(["lessons", str(ROOT / "notebooks")]) == 0
+    assert capsys.readouterr().out.startswith(f"left as they are, {len(NAMES)} that exist: ")
+    assert {name: (ROOT / "notebooks" / name).read_bytes() for name in NAMES} == before
+
+
+def test_lessons_do_not_follow_a_link_out_of_the_folder(tmp_path):
+    """A link of that name is something that exists, wherever it leads."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / NAMES[0]).symlink_to(tmp_path / "elsewhere")
+    assert main(["lessons", str(tmp_path / "mine")]) == 0
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_lessons_where_no_folder_can_be_made_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert main(["lessons", str(tmp_path / "file")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("igrpo lessons: ")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
 def test_a_lesson_becomes_a_copy_and_comes_back_graded(tmp_path, capsys):
     """The three commands of the teaching guide; without a solution nothing is earned, and nothing fails."""
-    assert cli.main(["student", "--lessons", str(ROOT / "notebooks"), "--out", str(tmp_path / "copies")]) == 0
+    assert main(["student", "--lessons", str(ROOT / "notebooks"), "--out", str(tmp_path / "copies")]) == 0
     copies = capsys.readouterr().out.splitlines()
     assert len(copies) == 9 and copies[6].endswith("08_full_run_a100.ipynb")
     solved = str(tmp_path / "solved")
-    assert cli.main(["student", "--lessons", str(ROOT / "notebooks"), "--out", solved, "--solutions"]) == 0
+    assert main(["student", "--lessons", str(ROOT / "notebooks"), "--out", solved, "--solutions"]) == 0
     capsys.readouterr()
     (tmp_path / "in" / "ada").mkdir(parents=True)
     notebook = json.loads(Path(copies[6]).read_text(encoding="utf-8"))
@@ -131,17 +187,17 @@ def test_a_lesson_becomes_a_copy_and_comes_back_graded(tmp_path, capsys):
         'raise NotImplementedError("not written yet")', "return seconds_per_step * steps * gpus / 3600"
     )
     notebook["cells"] = answers  # the rest of the lesson, a rehearsed run, takes a minute
-    (tmp_path / "in" / "ada" / "07.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    (tmp_path / "in" / "ada" / "08.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
     grades = tmp_path / "grades.csv"
-    assert cli.main(["grade", str(tmp_path / "in"), "--out", str(grades)]) == 0
+    assert main(["grade", str(tmp_path / "in"), "--out", str(grades)]) == 0
     out = capsys.readouterr().out
     assert "runs the learners' code" in out and "   1 of   2   ada\n" in out
     assert grades.read_text().splitlines()[1:] == [
-        "ada,07.ipynb,prompts_per_update,0,1,not written yet,",
-        "ada,07.ipynb,gpu_hours,1,1,passed,",
+        "ada,08.ipynb,prompts_per_update,0,1,not written yet,",
+        "ada,08.ipynb,gpu_hours,1,1,passed,",
     ]
 
 
 def test_grading_an_empty_folder_is_one_line(tmp_path, capsys):
-    assert cli.main(["grade", str(tmp_path)]) == 1
+    assert main(["grade", str(tmp_path)]) == 1
     assert "holds no notebook" in capsys.readouterr().err

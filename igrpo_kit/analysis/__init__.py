@@ -1,4 +1,4 @@
-"""Numbers from runs: statistics, evaluation, comparison, dynamics, cost, the paper's tables."""
+"""Analysis of runs: statistics, evaluation, comparison, dynamics, cost, the paper's tables."""
 
 import lazy_loader as _lazy
 

@@ -1,9 +1,9 @@
-"""From the records of an experiment to one table: every number with its seeds, its interval, its budget.
+"""Summarize the records of an experiment in one table: each number with its seeds, interval and budget.
 
-Methods are compared at three matched budgets. *Rollouts*: the end of the run, where all have sampled
-P * (N + G) completions per step (GRPO-4 half of that). *Gradient tokens*: where each has trained on as many
-tokens as the method with the fewest in all. *Seconds*: where each has used as much processor time as the
-quickest in all, evaluations not counted. Between two evaluations accuracy is interpolated linearly.
+Methods are compared at three equal budgets. *Rollouts*: at the end of the run, when all methods have sampled
+P * (N + G) completions per step (GRPO-4: half of that). *Gradient tokens*: when each method has trained on as
+many tokens as the method with the fewest in total. *Seconds*: when each method has used as much processor
+time as the fastest in total, not counting evaluations. Accuracy is interpolated linearly between evaluations.
 """
 
 import warnings
@@ -25,12 +25,12 @@ from igrpo_kit.core.rows import OnError, Row, SkippedLinesWarning, read_checked_
 from igrpo_kit.training.records import RunLog, upgraded
 
 WINDOW = 20
-"""steps averaged for "at the start" and "at the end" of a training metric"""
+"""number of steps averaged for the start and the end of a training metric"""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One run as it was recorded."""
+    """The record of one run."""
 
     method: str
     seed: int
@@ -38,22 +38,22 @@ class Record:
     evaluations: list[Row]
 
     def final(self, protocol: str, *, greedy: bool = False) -> Row:
-        """The evaluation after the last step. Raises LookupError where the run has none."""
+        """The evaluation after the last step. Raises LookupError if the run has none."""
         for row in self.evaluations:
             if row["final"] and row["protocol"] == protocol and (row["temperature"] == 0) == greedy:
                 return row
         raise LookupError(f"{self.method}, seed {self.seed}: no final evaluation {protocol!r}, {greedy=}")
 
     def single_shot(self) -> list[Row]:
-        """The sampled evaluations from q, in the order of the steps."""
+        """The sampled evaluations from q, in the order of steps."""
         return [row for row in self.evaluations if row["protocol"] == "q" and row["temperature"] > 0]
 
     def at_start(self, name: str) -> float:
-        """Mean of a metric over the first steps."""
+        """Mean of a metric over the first `WINDOW` steps."""
         return _mean([row.get(name) for row in self.metrics[:WINDOW]])
 
     def at_end(self, name: str) -> float:
-        """Mean of a metric over the last steps."""
+        """Mean of a metric over the last `WINDOW` steps."""
         return _mean([row.get(name) for row in self.metrics[-WINDOW:]])
 
 
@@ -63,22 +63,22 @@ def _mean(values: Sequence[float | None]) -> float:
 
 
 def accuracy(row: Row) -> float:
-    """Mean over problems of the share of samples that reached the full reward."""
+    """Fraction of samples that reached the full reward, averaged over problems."""
     return float(np.mean(row["correct"])) / row["num_samples"]
 
 
 def mean_reward(row: Row) -> float:
-    """Mean over problems of the mean reward; the accuracy, where the reward is binary."""
+    """Mean reward, averaged over problems; equals the accuracy if the reward is binary."""
     return float(np.mean(row["reward"]))
 
 
 def entropy(row: Row) -> float:
-    """Nats per token; NaN where the sampler gave none (null in the record)."""
+    """Nats per token; NaN if the sampler reported none (null in the record)."""
     return float("nan") if row["entropy"] is None else row["entropy"]
 
 
 def pass_at(row: Row, k: int) -> float:
-    """Unbiased pass@k, mean over problems; NaN for fewer than k samples."""
+    """Unbiased pass@k (https://arxiv.org/abs/2107.03374), mean over problems; NaN for under k samples."""
     if row["num_samples"] < k:
         return float("nan")
     return float(pass_at_k(row["num_samples"], np.array(row["correct"]), k).mean())
@@ -94,7 +94,7 @@ METRIC_COLUMNS = (
     "tokens_trained",
     "seconds/cpu_total",
 )
-"""what every metric row of this package holds, beside its step"""
+"""metrics that every row must have besides its step"""
 
 _NUMBER_OR_NULL = (int, float, type(None))
 
@@ -113,7 +113,7 @@ def _require(row: Row, columns: Iterable[str]) -> None:
 
 
 def _metric_check() -> Callable[[Row], Row]:
-    """A check of one file's metric rows in order, which returns them under today's names."""
+    """A check of the metric rows of one file, in order; it returns them under the current names."""
     last = 0
 
     def check(row: Row) -> Row:
@@ -147,8 +147,15 @@ def _check_evaluation(row: Row) -> Row:
 def load_record(folder: str | Path, method: str, seed: int, *, on_error: OnError = "raise") -> Record:
     """Read one run's folder, packed or not.
 
-    Raises FileNotFoundError, and ValueError naming file and line for a row that is torn, not JSON, out of
-    order, or without what this version records; on_error="skip" leaves such rows out with a warning.
+    Args:
+        folder: the run's folder.
+        method: the method's name, kept in the record.
+        seed: the run's seed, kept in the record.
+        on_error: "skip" leaves out invalid rows with a warning.
+
+    Raises:
+        FileNotFoundError: the folder has no record.
+        ValueError: a row is truncated, not JSON, out of order or incomplete (the message has file and line).
     """
     folder = Path(folder)
     metrics = read_checked_rows(folder / RunLog.METRICS, _metric_check(), on_error=on_error)
@@ -157,50 +164,59 @@ def load_record(folder: str | Path, method: str, seed: int, *, on_error: OnError
 
 
 def reward_curve(record: Record, base: Row, clock: str) -> tuple[list[float], list[float]]:
-    """Held-out mean reward, single-shot and sampled, against a metric that grows (steps, tokens, seconds)."""
+    """Held-out mean reward (single-shot, sampled) against an increasing metric: steps, tokens or seconds.
+
+    Args:
+        record: the run.
+        base: the untrained policy's evaluation from q, the first point.
+        clock: name of the metric.
+
+    Returns:
+        Values of the clock, and rewards.
+    """
     clock_at = {row["step"]: row[clock] for row in record.metrics}
     times = [0.0, *(clock_at[row["step"]] for row in record.single_shot())]
     return times, [mean_reward(row) for row in (base, *record.single_shot())]
 
 
 def reward_at(record: Record, base: Row, clock: str, value: float) -> float:
-    """The reward of `reward_curve` when the metric `clock` had reached `value`."""
+    """The reward of `reward_curve` at the point where the metric `clock` reached `value`."""
     return float(np.interp(value, *reward_curve(record, base, clock)))
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One method of an experiment; each number an interval over its seeds (Student)."""
+    """One method of an experiment; each number has a Student interval over its seeds."""
 
     method: str
     seeds: int
     numbers: dict[str, Interval]
     """by column; see `COLUMNS`"""
     differences: dict[str, Interval]
-    """the same columns minus the baseline's with the same seed"""
+    """the same columns minus those of the baseline with the same seed"""
     against: str | None = None
-    """the method the differences are taken to instead of the baseline, if another was named"""
+    """the method used for the differences, if it is not the baseline"""
 
 
 @dataclass(frozen=True)
 class Budgets:
-    """What the columns at equal budgets compare at."""
+    """The budgets at which the columns at equal budgets compare."""
 
     base: Row
     """the untrained policy's evaluation from q"""
     tokens: float
     """trained tokens of the method with the fewest"""
     seconds: float
-    """processor seconds of the quickest method"""
+    """processor seconds of the fastest method"""
 
 
 class Column(NamedTuple):
-    """A number of each run: its label in tables, and how it is computed."""
+    """A number of each run: its label in tables, and the function that computes it."""
 
     label: str
     number: Callable[[Record, Budgets], float]
     of_evaluation: Callable[[Row], float] | None = None
-    """the number of a single evaluation from q, where it has one"""
+    """the same number for a single evaluation from q, if it is defined there"""
 
 
 def _of_final(label: str, number: Callable[[Row], float]) -> Column:
@@ -238,11 +254,11 @@ COLUMNS: dict[str, Column] = {
     "tokens_sampled": Column("sampled tokens", lambda r, _: r.metrics[-1]["tokens_sampled"]),
     "cpu_seconds": Column("processor seconds", lambda r, _: r.metrics[-1]["seconds/cpu_total"]),
 }
-"""Every column by its key."""
+"""All columns by key."""
 
 
 def _accuracy_if_any(record: Record, protocol: str) -> float:
-    """NaN where the experiment did not evaluate this."""
+    """NaN if the experiment did not run this evaluation."""
     asked = any(row["final"] and row["protocol"] == protocol for row in record.evaluations)
     return accuracy(record.final(protocol)) if asked else float("nan")
 
@@ -257,11 +273,16 @@ def summarize(
 ) -> list[Summary]:
     """One `Summary` per method, in the order of the records.
 
-    `base` is the untrained policy's evaluation from q. `against` names, for some methods, another one than
-    `baseline` to take the differences to. A column that does not exist for a method (a copy rate without
-    drafts) is left out.
+    A column that is undefined for a method (such as the copy rate without drafts) is left out.
 
-    Raises ValueError where a method has fewer than 2 seeds, or one to compare with is missing.
+    Args:
+        records: the runs of all methods.
+        base: the untrained policy's evaluation from q.
+        baseline: the method that the others are compared with.
+        against: for some methods, another one to compare with.
+
+    Raises:
+        ValueError: a method has fewer than 2 seeds, or a method to compare with is missing.
     """
     methods = list(dict.fromkeys(record.method for record in records))
     by_method = {m: {r.seed: r for r in records if r.method == m} for m in methods}
@@ -287,7 +308,7 @@ def summarize(
 
 
 def _values(runs: Mapping[int, Record], budgets: Budgets) -> dict[str, dict[int, float]]:
-    """Column -> seed -> number, without the columns that a run does not have."""
+    """Column -> seed -> number, without columns that are undefined for a run."""
     found = {key: {seed: c.number(run, budgets) for seed, run in runs.items()} for key, c in COLUMNS.items()}
     return {key: numbers for key, numbers in found.items() if not np.isnan(list(numbers.values())).any()}
 
@@ -295,7 +316,7 @@ def _values(runs: Mapping[int, Record], budgets: Budgets) -> dict[str, dict[int,
 def _differences(
     own: Mapping[str, dict[int, float]], other: Mapping[str, dict[int, float]]
 ) -> dict[str, Interval]:
-    """Paired by seed, for the columns that both methods have."""
+    """Differences paired by seed, for the columns that both methods have."""
     return {
         key: student_interval([x - other[key][seed] for seed, x in numbers.items() if seed in other[key]])
         for key, numbers in own.items()
@@ -309,7 +330,13 @@ def signed(d: Interval) -> str:
 
 
 def verdicts(summary: Summary, baseline: str, columns: Sequence[str]) -> list[str]:
-    """One plain sentence per column: what the interval of the difference to the baseline allows to say."""
+    """One sentence per column: whether the interval of the difference to the baseline excludes 0.
+
+    Args:
+        summary: the method.
+        baseline: name of the method it is compared with.
+        columns: keys of `COLUMNS`; those without a difference are skipped.
+    """
     sentences = []
     for key in columns:
         if key not in summary.differences:
@@ -324,13 +351,19 @@ def verdicts(summary: Summary, baseline: str, columns: Sequence[str]) -> list[st
 
 
 def markdown_table(lines: Sequence[Sequence[str]]) -> str:
-    """Lines of cells, the first of them the header, as a Markdown table."""
+    """A Markdown table from rows of cells, the first of which is the header."""
     head, *rest = lines
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rest))
 
 
 def table(summaries: Sequence[Summary], base: Row, columns: Sequence[str]) -> str:
-    """A Markdown table: mean [95% interval over seeds], and each method's difference to the baseline."""
+    """A Markdown table: mean [95% interval over seeds], and the difference of each method to the baseline.
+
+    Args:
+        summaries: one per method.
+        base: the untrained policy's evaluation from q, the first row.
+        columns: keys of `COLUMNS`.
+    """
     start = {key: column.of_evaluation for key in columns if (column := COLUMNS[key]).of_evaluation}
     known = {key: number(base) for key, number in start.items()}
     lines = [["method", "seeds", *(COLUMNS[key].label for key in columns)]]
@@ -355,9 +388,15 @@ def table(summaries: Sequence[Summary], base: Row, columns: Sequence[str]) -> st
 def load_records(
     folder: str | Path, runs: dict[tuple[str, int], str], *, on_error: OnError = "raise"
 ) -> tuple[list[Record], Row]:
-    """The records of `runs`, (method, seed) -> folder name, and the untrained policy's evaluation from q.
+    """Read the records of an experiment's runs, and the untrained policy's evaluation from q.
 
-    Raises as `load_record` does; on_error="skip" also leaves out a run that is not there, with a warning.
+    Args:
+        folder: folder of the experiment.
+        runs: (method, seed) -> folder name of the run.
+        on_error: "skip" leaves out invalid rows and missing runs, with a warning.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_record`.
     """
     folder, records = Path(folder), []
     for (method, seed), name in runs.items():
@@ -372,10 +411,10 @@ def load_records(
 
 
 def one_run_table(records: Sequence[Record], base: Row) -> str:
-    """Runs that were made once, a Markdown line each: accuracy, its change in training, greedy, own draft.
+    """A Markdown table of one run per method: accuracy, its change in training, greedy, own draft.
 
-    The 95% intervals are bootstrapped over the held-out problems (the change paired by problem). They
-    exclude the variance between runs, and so do not say which method is better.
+    The 95% intervals are bootstrapped over the held-out problems (for the change, paired by problem). They
+    exclude run-to-run variance, so they do not show which method is better.
     """
 
     def interval(row: Row) -> str:
@@ -392,5 +431,5 @@ def one_run_table(records: Sequence[Record], base: Row) -> str:
 
 
 def _shares(row: Row) -> np.ndarray:
-    """Per problem, the share of its samples that are correct."""
+    """For each problem, the fraction of its samples that are correct."""
     return np.array(row["correct"]) / row["num_samples"]

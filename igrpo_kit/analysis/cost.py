@@ -1,12 +1,13 @@
-"""What a training step costs: FLOPs, seconds and bytes, for GRPO and iGRPO (Section 3.2.5, Table S.3).
+"""Cost of a training step in FLOPs, seconds and bytes, for GRPO and iGRPO (Section 3.2.5, Table S.3).
 
-Section 3.2.5 counts completions: at N + G = G_GRPO the two methods cost the same. Three things are left out
-of that count, and this model has them: iGRPO trains on G of its R = N + G completions, q' is longer than q,
-and the two stages follow each other. GRPO is the case `num_drafts=0` everywhere.
+Section 3.2.5 of https://arxiv.org/abs/2602.09000 counts completions: at N + G = G_GRPO both methods cost the
+same. This model includes three effects that the count leaves out: iGRPO trains on G of its R = N + G
+completions, q' is longer than q, and the two stages run one after the other. GRPO is `num_drafts=0`
+everywhere.
 
 Lengths are means in tokens, work is in FLOPs, time in seconds, memory in bytes. Every length and count may be
-an array; arrays broadcast. What a model like this is good for is ratios; for absolute numbers calibrate it
-(`Device.flops_share`) on a run of your own.
+an array; arrays broadcast. The model is suited to ratios. For absolute numbers, calibrate
+`Device.flops_share` on a run of your own (`calibrated`).
 """
 
 from dataclasses import dataclass, replace
@@ -25,13 +26,13 @@ _BF16 = 2  # bytes
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """What of a dense decoder the cost depends on."""
+    """The dimensions of a dense decoder that determine its cost."""
 
     parameters: float
     layers: int
     hidden: int
     kv_width: int
-    """entries of a key per token and layer: key-value heads times their size"""
+    """entries of a key per token and layer: number of key-value heads times their size"""
     vocabulary: int
 
     @property
@@ -48,26 +49,26 @@ SHAPES: dict[str, ModelShape] = {
     "qwen2.5-7b": ModelShape(parameters=7.62e9, layers=28, hidden=3584, kv_width=512, vocabulary=152064),
     "qwen2.5-14b": ModelShape(parameters=14.77e9, layers=48, hidden=5120, kv_width=1024, vocabulary=152064),
 }
-"""The 7B and 14B of the paper (DeepSeek-R1-Distill-Qwen, OpenMath-Nemotron, OpenReasoning-Nemotron) have
-the Qwen2.5 shapes. Nemotron-H, half of it not attention, is not here."""
+"""The 7B and 14B models of the paper (DeepSeek-R1-Distill-Qwen, OpenMath-Nemotron, OpenReasoning-Nemotron)
+have the Qwen2.5 shapes. Nemotron-H is not included, because half of it is not attention."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """One accelerator: the first three numbers are its data sheet's, the others are assumptions."""
+    """An accelerator. The first three numbers are from its data sheet, the others are assumptions."""
 
     flops: float
     """peak FLOP/s, dense bfloat16"""
     bandwidth: float
-    """peak bytes/s of its memory"""
+    """peak memory bandwidth in bytes/s"""
     memory: float
     """bytes"""
     flops_share: float = 0.35
-    """of the peak that an update reaches, everything that is not a matrix product counted in"""
+    """fraction of the peak that an update reaches, including all work other than matrix products"""
     bandwidth_share: float = 0.7
-    """of the peak that decoding reaches"""
+    """fraction of the peak bandwidth that decoding reaches"""
     launch_seconds: float = 0.002
-    """of one decode step, whatever its size: scheduling, sampling, kernel launches"""
+    """overhead of a decode step of any size: scheduling, sampling, kernel launches"""
 
 
 DEVICES: dict[str, Device] = {
@@ -86,7 +87,7 @@ def _not_negative(**arguments: Numbers) -> None:
 
 @dataclass(frozen=True)
 class StepFlops:
-    """Floating-point operations of one step, per prompt; arrays where the arguments were."""
+    """FLOPs of one step per prompt; arrays if the arguments were arrays."""
 
     prefill: np.ndarray | np.floating | float
     decode: np.ndarray | np.floating | float
@@ -104,7 +105,7 @@ class StepFlops:
 
 
 def _forward(shape: ModelShape, start: Numbers, stop: Numbers) -> np.ndarray | np.floating:
-    """FLOPs of the tokens at positions start to stop, each attending to all before it."""
+    """FLOPs of the tokens at positions start to stop, each attending to all tokens before it."""
     start, stop = np.asarray(start, np.float64), np.asarray(stop, np.float64)
     # 2 per parameter and token; 4 * layers * hidden per token and attended position, summed over positions.
     return 2 * shape.parameters * (stop - start) + 2 * shape.layers * shape.hidden * (stop**2 - start**2)
@@ -122,15 +123,29 @@ def step_flops(
     update_factor: float = 8,
     shared_prefix: bool = False,
 ) -> StepFlops:
-    """FLOPs per prompt of one GRPO (num_drafts = 0) or iGRPO step; attention is counted.
+    """FLOPs per prompt of one step of GRPO (num_drafts = 0) or iGRPO, including attention.
 
-    With Lq `question`, Ld `draft` as it stands in q', Lt `template` around it, Lo `completion`, linear terms
-    only: prefill 2P Lq, and 2P (Lq + Lt + Ld) more for q'; decode 2P (N + G) Lo; update c P G (Lp + Lo), Lp
-    being the length of the trained prompt, or c P (Lp + G Lo) with `shared_prefix`. Each prompt is prefilled
-    once for its group (a prefix cache). c is `update_factor`: 6 for forward and backward, 8 with full
-    activation checkpointing, 2 more for each pass that only scores (old or reference policy).
+    With Lq = `question`, Ld = `draft`, Lt = `template`, Lo = `completion`, Lp the length of the trained
+    prompt and c = `update_factor`, the linear terms are:
 
-    Raises ValueError naming an argument that is negative or not finite.
+        prefill   2P Lq, and for q' another 2P (Lq + Lt + Ld); once per group (prefix cache)
+        decode    2P (N + G) Lo
+        update    c P G (Lp + Lo), or c P (Lp + G Lo) with `shared_prefix`
+
+    Args:
+        shape: the model, with P parameters.
+        num_drafts: N.
+        num_refinements: G.
+        question: tokens of q.
+        completion: tokens of a completion.
+        draft: tokens of the draft in q'.
+        template: tokens around the draft in q'.
+        update_factor: 6 for forward and backward pass, 8 with full activation checkpointing, and 2 more for
+            each additional forward pass (old or reference policy).
+        shared_prefix: the update encodes the prompt once per group instead of once per completion.
+
+    Raises:
+        ValueError: an argument is negative or not finite (the message names it).
     """
     _not_negative(num_drafts=num_drafts, num_refinements=num_refinements, question=question)
     _not_negative(completion=completion, draft=draft, template=template, update_factor=update_factor)
@@ -151,17 +166,29 @@ def active_sequences(
     *,
     right: Bool[np.ndarray, "P N"] | None = None,
 ) -> Int[np.ndarray, " S"]:
-    """How many sequences are decoded at each decode step of one training step, from the lengths in tokens.
+    """Number of sequences being decoded at each decode step of one training step.
 
-    - "two barriers": all drafts, then all refinements (the paper's Algorithm 1 read literally).
-    - "pipelined": a prompt's refinements start when its own drafts are done.
-    - "early stop": as pipelined, but a prompt's drafts end with the first `right` one to finish, which binary
-      rewards allow (and which favors short drafts).
-    - "one step ahead": the next step's drafts run beside this step's refinements. A draft carries no gradient
-      and no importance ratio, so being one update old needs no correction; it shifts the distribution of q'.
+    Unlimited slots are assumed. N = 0 is GRPO. The schedules are:
 
-    Enough slots for all are assumed. N = 0 is GRPO. Raises ValueError for lengths below 1, or where `right`
-    and "early stop" do not come together.
+    - "two barriers": all drafts, then all refinements (Algorithm 1 taken literally).
+    - "pipelined": the refinements of a prompt start when its own drafts are finished.
+    - "early stop": as pipelined, but the drafts of a prompt end when the first correct one is finished. This
+      requires binary rewards, and favors short drafts.
+    - "one step ahead": the drafts of the next step are decoded together with the refinements of this one.
+      Drafts have no gradient and no importance ratio, so no correction is needed for being one update old;
+      but the distribution of q' shifts.
+
+    Args:
+        drafts: lengths in tokens.
+        refinements: lengths in tokens.
+        schedule: one of the above.
+        right: which drafts are correct, for "early stop" only.
+
+    Returns:
+        The number of sequences at each of S decode steps.
+
+    Raises:
+        ValueError: a length is below 1, or `right` is missing for "early stop" or given for another schedule.
     """
     if (right is not None) != (schedule == "early stop"):
         raise ValueError('right: needed by "early stop" and by nothing else')
@@ -185,10 +212,16 @@ def active_sequences(
 def decode_step_seconds(
     shape: ModelShape, device: Device, active: Numbers, context: Numbers
 ) -> np.ndarray | np.floating:
-    """Seconds of one decode step of `active` sequences that hold `context` tokens each: a roofline.
+    """Seconds of one decode step (roofline model).
 
-    Either the memory is the limit (all weights and the caches are read once) or the arithmetic (2 FLOPs per
-    parameter and sequence), plus `Device.launch_seconds`.
+    The step is limited either by memory (all weights and caches are read once) or by arithmetic (2 FLOPs per
+    parameter and sequence). `Device.launch_seconds` is added.
+
+    Args:
+        shape: the model.
+        device: the accelerator.
+        active: number of sequences.
+        context: tokens in the cache of each sequence.
     """
     _not_negative(active=active, context=context)
     active, context = np.asarray(active, np.float64), np.asarray(context, np.float64)
@@ -200,9 +233,17 @@ def decode_step_seconds(
 def log_normal_lengths(
     size: tuple[int, ...], *, mean: float, spread: float, cap: int, rng: np.random.Generator
 ) -> Int[np.ndarray, "..."]:
-    """Completion lengths in tokens: log-normal with this mean and log-sd `spread`, then cut at `cap`.
+    """Completion lengths in tokens: log-normal, then truncated at `cap`, which lowers the mean.
 
-    The cut lowers the mean. Raises ValueError where mean or cap is below 1 or spread is negative.
+    Args:
+        size: shape of the result.
+        mean: mean before truncation, in tokens.
+        spread: standard deviation of the log length.
+        cap: maximum length.
+        rng: source of randomness.
+
+    Raises:
+        ValueError: mean or cap is below 1, or spread is negative.
     """
     if not (mean >= 1 and cap >= 1 and spread >= 0):
         raise ValueError(f"mean and cap of at least 1, spread of at least 0, got {mean=}, {cap=}, {spread=}")
@@ -219,14 +260,24 @@ def update_bytes(
     shards: Numbers = 1,
     logit_copies: float = 2,
 ) -> np.ndarray | np.floating:
-    """Peak memory of an update on one GPU, with full activation checkpointing.
+    """Peak memory of an update on one GPU, in bytes, with full activation checkpointing.
 
-    2P weights + (2P gradients + 12P AdamW state with float32 master weights) / `shards` (ZeRO-2)
-    + b (Lp + Lo) layers * hidden * 2 checkpoints + b Lo V * 2 * `logit_copies` for logits and their
-    gradient. b is `micro_batch`, completions per GPU at a time; lengths are the longest of a batch, as it is
-    padded. The working set of a single layer is not counted.
+        2P weights + (2P gradients + 12P AdamW state with float32 master weights) / `shards` (ZeRO-2)
+        + b (Lp + Lo) layers * hidden * 2 checkpoints
+        + b Lo V * 2 * `logit_copies` for logits and their gradient
 
-    Raises ValueError naming an argument that is negative or not finite, or `shards` below 1.
+    The working memory of a single layer is not counted.
+
+    Args:
+        shape: the model, with P parameters and vocabulary V.
+        micro_batch: b, completions per GPU at a time.
+        prompt: Lp, tokens of the longest prompt of a batch (batches are padded).
+        completion: Lo, tokens of the longest completion of a batch.
+        shards: number of GPUs that share gradients and optimizer state.
+        logit_copies: number of bfloat16 copies of the logits.
+
+    Raises:
+        ValueError: an argument is negative or not finite, or `shards` is below 1 (the message names it).
     """
     _not_negative(micro_batch=micro_batch, prompt=prompt, completion=completion, logit_copies=logit_copies)
     if np.any(np.asarray(shards) < 1):
@@ -239,18 +290,21 @@ def update_bytes(
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A training run to be estimated. The defaults are the paper's 7B run (Sec. 4.1, Table S.2) as far as it
-    says; `completion`, `question`, `template` and `spread` it does not say, and they are assumptions."""
+    """A training run whose cost is to be estimated.
+
+    The defaults are the paper's 7B run (Section 4.1, Table S.2) where the paper states them. It does not
+    state `completion`, `question`, `template` and `spread`; their values are assumptions.
+    """
 
     shape: ModelShape = SHAPES["qwen2.5-7b"]
     device: Device = DEVICES["A100-80GB"]
     train_gpus: int = 8
     sampler_gpus: int = 8
-    """each samples with a whole copy of the model; 0: the training GPUs sample too, in turn"""
+    """each holds a full copy of the model; 0: the training GPUs also sample, in turn"""
     prompts: int = 128
     """per step"""
     steps: int = 59
-    """one epoch of 7,500 problems at 128 a step"""
+    """one epoch of 7,500 problems at 128 per step"""
     num_drafts: int = 4
     num_refinements: int = 4
     question: float = 150
@@ -260,9 +314,9 @@ class Job:
     """standard deviation of log length"""
     cap: int = 4096
     draft: float | None = None
-    """tokens of the draft in q'; None: all of it"""
+    """tokens of the draft in q'; None: the whole draft"""
     right: float = 0.7
-    """share of right drafts, which "early stop" needs"""
+    """fraction of correct drafts, for the schedule "early stop" only"""
     update_factor: float = 8
     shared_prefix: bool = False
     micro_batch: int = 16
@@ -270,7 +324,7 @@ class Job:
 
 @dataclass(frozen=True)
 class JobCost:
-    """What `job_cost` estimates; seconds are means over simulated steps."""
+    """The estimate of `job_cost`; seconds are means over simulated steps."""
 
     decode_seconds: float
     prefill_seconds: float
@@ -280,17 +334,17 @@ class JobCost:
 
     @property
     def sampling_seconds(self) -> float:
-        """Of one step: prefill and decode."""
+        """Seconds per step: prefill and decode."""
         return self.decode_seconds + self.prefill_seconds
 
     @property
     def step_seconds(self) -> float:
-        """Of one step: sampling, then the update."""
+        """Seconds per step: sampling, then the update."""
         return self.sampling_seconds + self.update_seconds
 
 
 def _draw(job: Job, replicas: int, rng: np.random.Generator) -> list[tuple[np.ndarray, ...]]:
-    """Lengths of drafts and refinements, and which drafts are right, for each replica and one step."""
+    """Lengths of drafts and refinements, and which drafts are correct, for each replica in one step."""
     size, drawn = (replicas, job.prompts // replicas), []
     for count in (job.num_drafts, job.num_refinements):
         lengths = log_normal_lengths(
@@ -315,13 +369,20 @@ def _job_flops(job: Job, completion: float) -> StepFlops:
 
 
 def job_cost(job: Job, schedule: Schedule = "two barriers", *, trials: int = 20, seed: int = 0) -> JobCost:
-    """Seconds per step, GPU-hours and peak bytes of a run, by simulating `trials` steps of its sampling.
+    """Seconds per step, GPU-hours and peak bytes of a run, from `trials` simulated sampling steps.
 
-    Lengths are log-normal; there is one update per step, after its sampling; a step waits for the slowest
-    replica; prefill runs at the update's share of the peak. Not counted: loading, evaluation, sending weights
-    to the sampler, grading.
+    Assumptions: lengths are log-normal; each step has one update, after its sampling; a step waits for the
+    slowest replica; prefill runs at the update's fraction of the peak. Not included: loading, evaluation,
+    sending weights to the sampler, grading.
 
-    Raises ValueError naming what does not fit: prompts that do not divide over the replicas, an empty group.
+    Args:
+        job: the run.
+        schedule: see `active_sequences`.
+        trials: number of simulated steps.
+        seed: of the simulated lengths.
+
+    Raises:
+        ValueError: the prompts do not divide over the replicas, or num_refinements or trials is below 1.
     """
     replicas = job.sampler_gpus or job.train_gpus
     if job.prompts % replicas:
@@ -347,11 +408,18 @@ def job_cost(job: Job, schedule: Schedule = "two barriers", *, trials: int = 20,
 
 
 def calibrated(job: Job, gpu_hours: float, schedule: Schedule = "two barriers") -> Job:
-    """The job with the `Device.flops_share` at which `job_cost` gives the `gpu_hours` that a run took.
+    """The job with `Device.flops_share` set so that `job_cost` returns the measured `gpu_hours`.
 
-    Everything the model leaves out (padding, transfers, grading, waiting) goes into that share. Calibrate on
-    one run, predict another. Raises ValueError where the hours do not even cover the decoding, or would need
-    more than the device's peak.
+    This fraction then also covers everything the model leaves out (padding, transfers, grading, waiting).
+    Calibrate on one run to predict another.
+
+    Args:
+        job: the measured run.
+        gpu_hours: its measured GPU-hours.
+        schedule: see `active_sequences`.
+
+    Raises:
+        ValueError: the hours are too short for the decoding, or would require more than the device's peak.
     """
     cost = job_cost(job, schedule)
     gpus = job.train_gpus + job.sampler_gpus

@@ -1,10 +1,11 @@
-"""How runs unfold, from their records alone: curves on a common clock, transitions, what best-of-N promised.
+"""How runs develop, from their records: curves on a common clock, transitions, best-of-N predictions.
 
-Two runs can be laid side by side at equal *steps*, at equal sampled or trained *tokens*, or at equal
-*accuracy*, and the three can tell different stories: a method that learns more slowly keeps its entropy for
-longer at equal steps, whether or not it does anything to keep it (Section 5, "Entropy analysis").
+Two runs can be compared at equal *steps*, at equal sampled or trained *tokens*, or at equal *accuracy*. The
+conclusions may differ: at equal steps, a method that learns more slowly keeps its entropy for longer, whether
+or not it preserves entropy ("Entropy analysis" in Section 5 of https://arxiv.org/abs/2602.09000).
 
-Every function is pure: records in (`compare.load_records` reads them), arrays out, for a table or figure.
+All functions are pure. They take records (read by `compare.load_records`) and return arrays for tables or
+figures.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +30,7 @@ from igrpo_kit.training.records import TRANSITIONS
 
 
 class Curve(NamedTuple):
-    """One run's number `y` against a clock `x`, point by point; NaN in y where the number did not exist."""
+    """One run's number `y` against a clock `x`, point by point; y is NaN where the number is undefined."""
 
     x: Float[np.ndarray, " K"]
     y: Float[np.ndarray, " K"]
@@ -37,14 +38,14 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class Band:
-    """Several runs of one method on one grid: each run, their mean, and an interval over the runs."""
+    """Several runs of one method on a common grid: each run, their mean, and an interval over the runs."""
 
     x: Float[np.ndarray, " K"]
     runs: Float[np.ndarray, "runs K"]
     mean: Float[np.ndarray, " K"]
     low: Float[np.ndarray, " K"]
     high: Float[np.ndarray, " K"]
-    """Student's interval at each point on its own; NaN for a single run"""
+    """upper end of Student's interval, separately at each point; NaN for a single run"""
 
 
 def _column(record: Record, name: str, *, missing_ok: bool = False) -> Float[np.ndarray, " K"]:
@@ -55,7 +56,7 @@ def _column(record: Record, name: str, *, missing_ok: bool = False) -> Float[np.
 
 
 def _trailing_mean(values: Float[np.ndarray, " K"], window: int) -> Float[np.ndarray, " K"]:
-    """Mean over the last `window` values, fewer at the start; NaN is left out where there is a number."""
+    """Mean over the last `window` values (fewer at the start), ignoring NaN; NaN if all are NaN."""
     if window < 1:
         raise ValueError(f"smooth must be >= 1, got {window}")
     padded = np.concatenate([np.full(window - 1, np.nan), values])
@@ -76,16 +77,22 @@ def training_curve(
 ) -> Curve:
     """A training metric (`entropy`, `reward`, `length`, `dead_groups`, `copy_rate`, ...) against a clock.
 
-    `clock` is a metric that grows: "step", "tokens_sampled", "tokens_trained", "seconds/cpu_total"; or
-    "held_out_reward", that of the moment, for equal accuracy. It is interpolated linearly between
-    evaluations, starts at `base`, the untrained policy's, and a point counts only where the reward is
-    higher than ever before.
+    With the clock "held_out_reward", runs are compared at equal accuracy. This reward is interpolated
+    linearly between evaluations, starting at `base`, and a point counts only if its reward exceeds all
+    earlier ones.
 
-    `on_q=True` takes the metric of the completions of q, that is iGRPO's drafts and GRPO's group: the only
-    like-for-like comparison, since iGRPO's group was shown a draft. `smooth` is a trailing mean over so many
-    steps.
+    Args:
+        record: the run.
+        name: the metric.
+        clock: "step", "tokens_sampled", "tokens_trained", "seconds/cpu_total", or "held_out_reward".
+        base: the untrained policy's evaluation from q, required by "held_out_reward".
+        on_q: take the metric from the completions of q, that is iGRPO's drafts or GRPO's group. Only these
+            are directly comparable, because iGRPO's trained group is conditioned on a draft.
+        smooth: window of a trailing mean, in steps.
 
-    Raises LookupError where the record has no such metric, ValueError for that clock without `base`.
+    Raises:
+        LookupError: the record has no such metric.
+        ValueError: `base` is missing.
     """
     drafted = on_q and any(f"stage1/{name}" in row for row in record.metrics)
     y = _trailing_mean(_column(record, f"stage1/{name}" if drafted else name), smooth)
@@ -99,10 +106,15 @@ def training_curve(
 
 
 def held_out_curve(record: Record, base: Row, name: str = "reward", clock: str = "step") -> Curve:
-    """A number of the held-out evaluations from q against a clock, from the untrained policy `base` on.
+    """A number of the held-out evaluations from q against a clock.
 
-    `name`: "reward" (mean), "accuracy", "entropy" (nats per token) or "length" (tokens). With the clock
-    "held_out_reward" every evaluation is a point, in the order of the steps: x may go back.
+    With the clock "held_out_reward", every evaluation is a point, in the order of steps, so x may decrease.
+
+    Args:
+        record: the run.
+        base: the untrained policy's evaluation, the first point.
+        name: "reward" (mean), "accuracy", "entropy" (nats per token) or "length" (tokens).
+        clock: as in `training_curve`.
     """
     numbers: dict[str, Callable[[Row], float]] = {
         "reward": mean_reward,
@@ -122,10 +134,17 @@ def held_out_curve(record: Record, base: Row, name: str = "reward", clock: str =
 
 
 def band(curves: Sequence[Curve], *, points: int = 101, confidence: float = 0.95) -> Band:
-    """Curves of several runs on one evenly spaced grid of the x they all cover, linearly interpolated.
+    """Interpolate the curves of several runs linearly on one evenly spaced grid of the x covered by all.
 
-    Runs whose x agree keep it. Points with NaN in y are left out first.
-    Raises ValueError where no x is covered by all runs, or a curve has no point.
+    If all runs have the same x, it is kept. Points where y is NaN are removed first.
+
+    Args:
+        curves: one per run.
+        points: size K of the grid.
+        confidence: of the interval over runs.
+
+    Raises:
+        ValueError: no x is covered by all runs, or a curve has no points.
     """
     known = [Curve(c.x[~np.isnan(c.y)], c.y[~np.isnan(c.y)]) for c in curves]
     if not known or any(len(c.x) == 0 for c in known):
@@ -147,13 +166,13 @@ def band(curves: Sequence[Curve], *, points: int = 101, confidence: float = 0.95
 def bands(
     records: Sequence[Record], curve: Callable[[Record], Curve], *, points: int = 101
 ) -> dict[str, Band]:
-    """`band` for each method: `bands(records, lambda r: training_curve(r, "entropy", "tokens_sampled"))`."""
+    """`band` of each method: `bands(records, lambda r: training_curve(r, "entropy", "tokens_sampled"))`."""
     methods = list(dict.fromkeys(record.method for record in records))
     return {m: band([curve(r) for r in records if r.method == m], points=points) for m in methods}
 
 
 def value_at(curve: Curve, x: float) -> float:
-    """A curve's y at `x`, linearly interpolated. Raises ValueError where x lies outside the curve."""
+    """A curve's y at `x`, interpolated linearly. Raises ValueError if x lies outside the curve."""
     if not curve.x.min() <= x <= curve.x.max():
         raise ValueError(f"x: {x} lies outside the curve, {curve.x.min()} to {curve.x.max()}")
     return float(np.interp(x, curve.x, curve.y))
@@ -161,10 +180,11 @@ def value_at(curve: Curve, x: float) -> float:
 
 @dataclass(frozen=True)
 class Transitions:
-    """How many refinements went from the draft they were shown to what they became.
+    """Counts of refinements by the correctness of the draft they were conditioned on and their own.
 
-    `counts` [units, 4], in the order of `TRANSITIONS`; a unit is a training step or a problem, within which
-    refinements are not independent. `left_out` units do not determine their counts.
+    `counts` [units, 4] is in the order of `TRANSITIONS`. A unit is a training step or a problem; refinements
+    within a unit are not independent. `left_out` counts the units whose records do not determine their
+    counts.
     """
 
     counts: Int[np.ndarray, "units 4"]
@@ -172,7 +192,7 @@ class Transitions:
     left_out: int = 0
 
     def __add__(self, other: "Transitions") -> "Transitions":
-        """Both, as one sample of units. Raises ValueError where the units differ."""
+        """Both as one sample of units. Raises ValueError if the units differ."""
         if self.unit != other.unit:
             raise ValueError(f"units: {self.unit}s cannot be added to {other.unit}s")
         counts = np.concatenate([self.counts, other.counts])
@@ -180,20 +200,20 @@ class Transitions:
 
 
 def transitions_in_metrics(rows: Iterable[Row]) -> Transitions:
-    """Counts from metric rows, a step a unit; a run without drafts has no units.
+    """Counts from metric rows, with one unit per step; a run without drafts has no units.
 
-    Steps of older records whose shares do not determine the counts are left out, and counted.
+    Steps of older records whose rates do not determine the counts are left out, and counted in `left_out`.
     """
     logged = [
         [row[f"transitions/{name}"] for name in TRANSITIONS] for row in rows if "transitions/kept" in row
     ]
     known = [row for row in logged if row[0] is not None]
-    counts = [row for row in known if any(row)]  # a step in which no draft was shown is no unit
+    counts = [row for row in known if any(row)]  # a step without any selected draft is not a unit
     return Transitions(np.array(counts, dtype=int).reshape(-1, 4), "step", len(logged) - len(known))
 
 
 def transitions_in_samples(rows: Iterable[Row], *, full_reward: float = 1.0) -> Transitions:
-    """Counts from the completions recorded in full (`samples.jsonl`), a problem a unit."""
+    """Counts from the completions recorded in full (`samples.jsonl`), with one unit per problem."""
     counts = []
     for row in rows:
         if "drafts" not in row or row["selected"] < 0:
@@ -210,11 +230,20 @@ def transitions_in_samples(rows: Iterable[Row], *, full_reward: float = 1.0) -> 
 def transition_table(
     transitions: Transitions, *, rng: np.random.Generator, confidence: float = 0.95, resamples: int = 2000
 ) -> dict[str, tuple[int, Interval]]:
-    """For each of `TRANSITIONS` its count, and its share of the refinements that saw such a draft.
+    """For each of `TRANSITIONS`: its count, and its fraction of the refinements of such drafts.
 
-    `regressed` is the regression rate, `repaired` the repair rate. The interval resamples units;
-    for a share of 0 or 1 it is Wilson's with one trial a unit. A pair whose kind of draft never occurred is
-    left out. Raises ValueError for no units.
+    `regressed` is the regression rate, `repaired` the repair rate. The interval is a bootstrap over units;
+    for a fraction of 0 or 1, it is Wilson's with one trial per unit. The two outcomes of a kind of draft
+    (correct or incorrect) that never occurred are left out.
+
+    Args:
+        transitions: counts by unit.
+        rng: source of randomness.
+        confidence: of the intervals.
+        resamples: number of bootstrap samples.
+
+    Raises:
+        ValueError: there are no units.
     """
     units = len(transitions.counts)
     if units == 0:
@@ -230,7 +259,7 @@ def transition_table(
         seen = resampled[:, source].sum(axis=1)
         share = float(totals[i] / totals[source].sum())
         low, high = map(float, np.quantile(resampled[seen > 0, i] / seen[seen > 0], tails))
-        if share in (0.0, 1.0):  # every resample agrees, which does not make it sure
+        if share in (0.0, 1.0):  # all resamples are equal, so the bootstrap interval would have no width
             trials = int((transitions.counts[:, source].sum(axis=1) > 0).sum())
             wilson = wilson_interval(int(share) * trials, trials, confidence=confidence)
             low, high = wilson.low, wilson.high
@@ -240,31 +269,33 @@ def transition_table(
 
 @dataclass(frozen=True)
 class BestDraftCurve:
-    """Per training step: was the best of N drafts right, and what Proposition 3.1 says it would be."""
+    """For each training step: how often the best of N drafts was correct, measured and by Proposition 3.1."""
 
     step: Float[np.ndarray, " K"]
     measured: Float[np.ndarray, " K"]
-    """share of prompts whose best draft is right"""
+    """fraction of prompts whose best draft is correct"""
     from_mean_p: Float[np.ndarray, " K"]
-    """1 - (1 - p)^N with p the mean over the prompts: too high wherever prompts differ (Jensen)"""
+    """1 - (1 - p)^N with p the mean over prompts: too high if prompts differ (Jensen's inequality)"""
     per_prompt: Float[np.ndarray, " K"]
-    """the mean over prompts of the unbiased estimate for each; NaN where no more than N samples exist, since
-    that estimate is the measurement itself"""
+    """mean over prompts of each prompt's unbiased estimate; NaN without more than N samples, because the
+    estimate would equal the measurement"""
 
 
 def _measured_best(row: Row) -> float:
     if "best_draft_correct" in row:
         return row["best_draft_correct"]
-    if "stage1/correct" in row:  # older records: the estimate from N of N drafts, which is the measurement
+    if "stage1/correct" in row:  # older records: an estimate from N of N drafts, equal to the measurement
         return row.get("best_draft_predicted_per_prompt", np.nan)
     return row.get("best_draft_reward", np.nan) if row["reward"] == row["correct"] else np.nan
 
 
 def best_draft_curve(record: Record) -> BestDraftCurve:
-    """The prediction 1 - (1 - p)^N against the measured best draft, step by step.
+    """The prediction 1 - (1 - p)^N and the measured best draft, step by step.
 
-    For GRPO, whose group of R > N completions of q stands in for drafts, the best of the first N is measured.
-    Raises LookupError where the record holds no such metrics.
+    For GRPO, whose R > N completions of q take the place of drafts, the best of the first N is measured.
+
+    Raises:
+        LookupError: the record has no such metrics.
     """
     per_prompt = _column(record, "best_draft_predicted_per_prompt", missing_ok=True)
     measured = [_measured_best(row) for row in record.metrics]
@@ -281,25 +312,32 @@ def best_draft_curve(record: Record) -> BestDraftCurve:
 
 @dataclass(frozen=True)
 class BestDraftCheck:
-    """Proposition 3.1 on held-out problems, its two sides from independent samples."""
+    """Proposition 3.1 on held-out problems, with prediction and measurement from independent samples."""
 
     measured: float
-    """share of best drafts that were right"""
+    """fraction of best drafts that were correct"""
     from_mean_p: float
     """1 - (1 - mean p)^N"""
     per_prompt: Interval
-    """mean over problems of the unbiased 1 - (1 - p)^N (pass@N), over problems"""
+    """mean over problems of the unbiased 1 - (1 - p)^N (pass@N), with an interval over problems"""
     error: Interval
     """measured minus per_prompt, paired by problem"""
     mean_p_bias: Interval
-    """1 - (1 - mean p)^N minus measured: what heterogeneity takes away, over problems"""
+    """1 - (1 - mean p)^N minus measured, the effect of unequal problems; interval over problems"""
 
 
 def check_best_draft(record: Record, num_drafts: int = 4, *, rng: np.random.Generator) -> BestDraftCheck:
-    """Predict the best of N drafts per problem from the final samples of q, and compare with the drafts that
-    the protocol `best_of_n` drew anew for the same problems.
+    """Predict the best of N drafts from the final samples of q, and compare with the drafts of `best_of_n`.
 
-    Raises LookupError where the record lacks either evaluation.
+    The protocol `best_of_n` sampled its drafts independently, for the same problems.
+
+    Args:
+        record: the run.
+        num_drafts: N.
+        rng: source of randomness of the intervals.
+
+    Raises:
+        LookupError: the record lacks one of the two evaluations.
     """
     on_q, refined = record.final("q"), record.final("best_of_n")
     right = np.array(on_q["correct"])
@@ -322,11 +360,14 @@ def check_best_draft(record: Record, num_drafts: int = 4, *, rng: np.random.Gene
 
 
 def thin(curve: Curve, buckets: int = 500) -> Curve:
-    """At most 5 points per bucket of x, such that the line drawn through them looks the same.
+    """Reduce a curve to at most 5 points per bucket of x, without changing the appearance of its line.
 
-    Kept are the first, the last, the lowest and the highest point of each of `buckets` equal ranges of x (M4;
-    Jugel et al., 2014), and one NaN where a bucket has any, so that gaps stay. x must not go back.
-    Raises ValueError for buckets < 1 or an x that goes back.
+    Kept are the first, last, lowest and highest point of each of `buckets` equal ranges of x (M4; Jugel et
+    al., 2014, https://doi.org/10.14778/2732951.2732953), and one NaN per bucket that has any, so that gaps
+    remain.
+
+    Raises:
+        ValueError: buckets < 1, or x decreases.
     """
     x, y = curve
     if buckets < 1:
@@ -340,7 +381,7 @@ def thin(curve: Curve, buckets: int = 500) -> Curve:
     bucket = np.repeat(np.arange(len(starts)), np.diff([*starts, len(x)]))
     gap = np.isnan(y)
     kept = [starts, np.append(starts[1:], len(x)) - 1]
-    # Sorted by bucket and then by y, NaN last, the ends of each bucket's numbers are its extremes.
+    # After sorting by bucket and then by y, with NaN removed, the ends of each bucket are its extremes.
     numbers = np.flatnonzero(~gap)
     order = numbers[np.lexsort((y[numbers], bucket[numbers]))]
     edge = np.flatnonzero(np.diff(bucket[order])) + 1

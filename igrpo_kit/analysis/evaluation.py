@@ -1,11 +1,13 @@
-"""What a policy can do after training: K samples per problem under three ways of asking.
+"""Evaluation after training: K samples per problem under three protocols.
 
-- `q`: single-shot from the question, the paper's way (Section 3.2.1) and the only one that needs no draft.
-- `own_draft`: one sample from q is shown as the draft, whatever it is worth. Needs no reward.
-- `best_of_n`: the best of N samples is shown. Needs the reward at inference: an oracle, so compare it with
-  best-of-N of the baseline, not with its single shot.
+- `q`: single-shot from the question, as in the paper (Section 3.2.1 of https://arxiv.org/abs/2602.09000). The
+  only protocol without a draft.
+- `own_draft`: the prompt contains one sample from q as the draft, correct or not. Needs no reward.
+- `best_of_n`: the prompt contains the best of N samples. Needs the reward at inference, so compare it with
+  best-of-N of the baseline, not with the baseline's single-shot accuracy.
 
-`evaluate` counts and forgets the completions; `evaluate_to_file` keeps them all and survives being killed.
+`evaluate` returns counts and does not keep the completions. `evaluate_to_file` keeps all of them and resumes
+if interrupted.
 """
 
 import json
@@ -44,19 +46,19 @@ PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """K graded samples for each problem, counted: enough for any pass@k and its interval."""
+    """Counts over K graded samples per problem, sufficient for any pass@k and its interval."""
 
     protocol: str
     temperature: float
     num_samples: int
     correct: list[int]
-    """per problem, how many of its K samples reached the full reward"""
+    """for each problem, how many of its K samples reached the full reward"""
     reward: list[float]
-    """per problem, the mean reward of its K samples"""
+    """for each problem, the mean reward of its K samples"""
     draft_correct: list[int] | None
-    """per problem, how many of the K drafts that were shown were correct; None where none was shown"""
+    """for each problem, how many of the K drafts in the prompts were correct; None for the protocol `q`"""
     entropy: float
-    """nats per token, over the samples that were graded"""
+    """nats per token, over the graded samples"""
     length: float
     """tokens per sample"""
 
@@ -74,12 +76,21 @@ def evaluate(
     protocol: Protocol = "q",
     num_drafts: int = 4,
 ) -> Evaluation:
-    """Sample and grade K = `num_samples` completions per problem at the sampler's temperature.
+    """Sample and grade K completions per problem at the sampler's temperature.
 
-    Under `own_draft` and `best_of_n` every one of the K samples gets a draft of its own, so samples of one
-    problem stay independent. `num_drafts` is best_of_n's N.
+    Under `own_draft` and `best_of_n` each of the K samples has its own draft, so the samples of a problem are
+    independent.
 
-    Raises ValueError for an unknown protocol.
+    Args:
+        sampler: samples the completions, and the drafts if there are any.
+        reward: grades them.
+        problems: P problems.
+        num_samples: K.
+        protocol: "q", "own_draft" or "best_of_n".
+        num_drafts: N of `best_of_n`.
+
+    Raises:
+        ValueError: unknown protocol.
     """
     rollout = _ask(sampler, reward, problems, num_samples, protocol, num_drafts)
     shape, stage = (len(problems), num_samples), rollout.refinements
@@ -101,17 +112,17 @@ def _ask(
     sampler: Sampler, reward: RewardLike, problems: Sequence[Problem], num_samples: int,
     protocol: Protocol, num_drafts: int,
 ) -> Rollout:  # fmt: skip
-    """K completions per problem, row-major by problem, whatever the protocol."""
+    """K completions per problem under any protocol, row-major by problem."""
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol: one of {PROTOCOLS}, got {protocol!r}")
     if protocol == "q":
         return igrpo_rollout(sampler, reward, problems, num_drafts=0, num_refinements=num_samples)
-    asked = [problem for problem in problems for _ in range(num_samples)]  # each with a draft of its own
+    asked = [problem for problem in problems for _ in range(num_samples)]  # each with its own draft
     drafts = 1 if protocol == "own_draft" else num_drafts
     return igrpo_rollout(sampler, reward, asked, num_drafts=drafts, num_refinements=1)
 
 
-# ---------------------------------------------------------------- stored, and resumable
+# ---------------------------------------------------------------- stored, resumable
 
 FORMAT = "igrpo_kit evaluation 1"
 _PER_SAMPLE = ("rewards", "statuses", "texts", "answers", "lengths", "truncated", "entropies")
@@ -119,32 +130,32 @@ _PER_SAMPLE = ("rewards", "statuses", "texts", "answers", "lengths", "truncated"
 
 @dataclass(frozen=True)
 class StoredEvaluation:
-    """An evaluation file as it was read: every completion with its grade.
+    """The content of an evaluation file: every completion with its grade.
 
-    Counts for the estimators come from `correct`: `pass_at_k_curve(K, correct.sum(axis=1))`,
+    The estimators take their counts from `correct`: `pass_at_k_curve(K, correct.sum(axis=1))`,
     `pass_at_1_over_runs(correct)`, `majority_curve(answers, correct)`.
     """
 
     identity: Row
-    """what was evaluated and how: policy, problems, settings, seed"""
+    """what was evaluated, and how: policy, problems, settings, seed"""
     rows: dict[str, list[Row]]
-    """by protocol, one row a problem in the order of the problems; see `evaluate_to_file`"""
+    """by protocol, one row per problem in the order of the problems; see `evaluate_to_file`"""
 
     def rewards(self, protocol: str = "q") -> Float[np.ndarray, "P K"]:
-        """Problems by samples; NaN for a completion that could not be scored."""
+        """Rewards [problems, samples]; NaN for a completion that could not be scored."""
         rewards = [[np.nan if r is None else r for r in row["rewards"]] for row in self._of(protocol)]
         return np.array(rewards, dtype=float)
 
     def correct(self, protocol: str = "q") -> Bool[np.ndarray, "P K"]:
-        """Which completions reached the full reward; one that could not be scored did not."""
+        """True for completions that reached the full reward; False for those that could not be scored."""
         return self.rewards(protocol) >= self.identity["full_reward"]
 
     def answers(self, protocol: str = "q") -> list[list[str | None]]:
-        """What the completions answer (`problems.answer_of`), for a majority vote."""
+        """Answers of the completions (`tasks.verification.answer_of`), for a majority vote."""
         return [row["answers"] for row in self._of(protocol)]
 
     def summary(self, protocol: str = "q") -> Evaluation:
-        """Counts and means alone, as `evaluate` gives them."""
+        """Counts and means, as returned by `evaluate`."""
         rows, rewards = self._of(protocol), self.rewards(protocol)
         lengths, entropies = (
             np.array([[np.nan if v is None else v for v in row[name]] for row in rows], dtype=float)
@@ -175,7 +186,7 @@ class StoredEvaluation:
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """The first 16 hex digits of the SHA-256 of a model's weights: a name that no other weights have."""
+    """First 16 hex digits of the SHA-256 of a model's weights, as a unique name for them."""
     digest = sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -197,21 +208,35 @@ def evaluate_to_file(
     problems_per_call: int = 32,
     progress: bool = True,
 ) -> StoredEvaluation:
-    """`evaluate` under each protocol with every completion kept in `path`; goes on where it was killed.
+    """`evaluate` under each protocol, keeping every completion in `path`; resumes if it was interrupted.
 
-    `make_sampler` gives a sampler of the policy for a seed, such as
-    `lambda seed: HFSampler(policy, settings, seed=seed)`. Each call of it, for `problems_per_call`
-    problems under one protocol, has a seed of its own, so that the result is the same wherever the evaluation
-    was interrupted, and whichever protocols were asked for first. `policy` names what is evaluated: weights
-    have no other name here, so put `fingerprint(model)` in it.
+    Each call of the sampler (`problems_per_call` problems under one protocol) has its own seed. The result
+    therefore does not depend on interruptions or on the order in which protocols are requested.
 
-    The file's first line is the identity of the evaluation, every other one a problem under a protocol:
-    `protocol`, `problem` (index), `id`, and for each of the K samples `rewards` (null: not scored),
-    `statuses`, `texts`, `answers`, `lengths` (tokens), `truncated`, `entropies` (nats per token); where
-    drafts were shown, `draft_rewards` and `draft_texts`.
+    The first line of the file is the identity of the evaluation. Every other line is one problem under one
+    protocol: `protocol`, `problem` (index), `id`, and for each of the K samples `rewards` (null: not scored),
+    `statuses`, `texts`, `answers`, `lengths` (tokens), `truncated`, `entropies` (nats per token); with drafts
+    also `draft_rewards` and `draft_texts`.
 
-    Raises ValueError where the file holds an evaluation with another identity, naming what differs, or is
-    damaged other than by a crash; FileExistsError where only its packed form is there.
+    Args:
+        path: the file.
+        make_sampler: returns a sampler of the policy for a seed, for example
+            `lambda seed: HFSampler(policy, settings, seed=seed)`.
+        reward: grades the completions.
+        problems: P problems, at least one.
+        policy: name of the evaluated policy. Include `fingerprint(model)`, since nothing else identifies
+            weights.
+        num_samples: K.
+        protocols: as in `evaluate`.
+        num_drafts: N of `best_of_n`.
+        seed: from which the seeds of all calls are derived.
+        problems_per_call: problems per call of the sampler.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: there are no problems, a protocol is unknown, the file belongs to an evaluation with
+            another identity (the message names the differences), or it is damaged other than by a crash.
+        FileExistsError: only the packed form of the file exists.
     """
     if not problems:
         raise ValueError("problems: at least one is needed")
@@ -230,7 +255,7 @@ def evaluate_to_file(
         "seed": seed,
         "problems_per_call": problems_per_call,
     }
-    done = _open(path, json.loads(json.dumps(identity)))  # as it reads back
+    done = _open(path, json.loads(json.dumps(identity)))  # in the form in which it is read back
     starts = [(p, i) for p in protocols for i in range(0, len(problems), problems_per_call)]
     finished = sum(len(problems[i : i + problems_per_call]) for p, i in starts if (p, i) in done)
     bar = tqdm(total=len(problems) * len(protocols), initial=finished, unit="problem", disable=not progress)
@@ -241,7 +266,7 @@ def evaluate_to_file(
             rollout = _ask(sampler, reward, part, num_samples, protocol, num_drafts)
             append_rows(path, _stored_rows(rollout, part, protocol, start, num_samples))
             bar.update(len(part))
-    stored = _read(path, "raise")  # another protocol's part may still wait to be resumed
+    stored = _read(path, "raise")  # part of another protocol may be incomplete
     return StoredEvaluation(stored.identity, {p: stored.rows[p] for p in protocols})
 
 
@@ -256,9 +281,10 @@ def _seed(seed: int, protocol: Protocol, start: int) -> int:
 
 
 def _open(path: Path, identity: Row) -> set[tuple[str, int]]:
-    """Make the file, or check that it is this evaluation's; the calls it holds whole, as (protocol, start).
+    """Create the file, or check that it belongs to this evaluation; returns its complete calls.
 
-    What a crash left of a call is dropped, that call is made again.
+    A call is (protocol, start). Rows of a call that a crash left incomplete are dropped, and the call is
+    repeated.
     """
     if not path.exists():
         if path.with_name(path.name + ".gz").exists():
@@ -323,7 +349,7 @@ def _stored_rows(
 
 
 def _row_check(path: Path, identity: Row) -> Callable[[Row], Row]:
-    """A check of one file's rows in order; the head fills `identity`."""
+    """A check of the rows of one file, in order; the first row fills `identity`."""
     seen: set[tuple[str, int]] = set()
 
     def check(row: Row) -> Row:
@@ -361,10 +387,15 @@ def _read(path: Path, on_error: OnError) -> StoredEvaluation:
 
 
 def read_evaluation(path: str | Path, *, on_error: OnError = "raise") -> StoredEvaluation:
-    """Read what `evaluate_to_file` wrote, packed or not.
+    """Read a file written by `evaluate_to_file`, packed or not.
 
-    Raises ValueError naming file and line for a line that is damaged or of another kind, and for an
-    evaluation that is not complete; on_error="skip" reads what is there, with a warning.
+    Args:
+        path: the file.
+        on_error: "skip" reads the valid rows, with a warning.
+
+    Raises:
+        ValueError: a line is damaged or of another kind (the message has file and line), or the evaluation is
+            incomplete.
     """
     path = Path(path)
     stored = _read(path, on_error)

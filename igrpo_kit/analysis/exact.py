@@ -1,7 +1,8 @@
-"""Worlds so small that every expectation is a finite sum: a policy over K answers, given by its logits.
+"""Exact expectations for a policy over K answers, given by its logits: every expectation is a finite sum.
 
-Here the claims about estimators that large models leave to faith can be checked to the last digit: what the
-group's own mean does to a gradient (Eq. 19), and what is lost by not differentiating Stage 1 (Appendix A.1).
+These check claims about estimators to machine precision: the effect of the group mean on the gradient
+(Eq. 19), and the effect of not differentiating through Stage 1 (Appendix A.1). Equations:
+https://arxiv.org/abs/2602.09000.
 """
 
 from collections.abc import Callable
@@ -18,14 +19,23 @@ MAX_GROUPS = 1 << 20
 def best_draft_probabilities(
     probabilities: Float[Tensor, " K"], rewards: Float[Tensor, " K"], num_drafts: int
 ) -> Float[Tensor, " K"]:
-    """The chance of each answer to be the best of `num_drafts` drafts, ties going to the first (Eq. 2).
+    """Probability of each answer to be the best of N drafts, with ties going to the first draft (Eq. 2).
 
-    With F(x) the chance of a draft with a reward of at most x, and F(<x) below it: the best reward is x with
-    F(x)^N - F(<x)^N, and the first draft that has it is any answer with that reward, in proportion to its
-    probability. Differentiable in the probabilities; for rewards 0 and 1 the right answers sum to
+    Let F(x) be the probability that a draft's reward is at most x, and F(<x) that it is below x. The best
+    reward is x with probability F(x)^N - F(<x)^N. The first draft with this reward is one of the answers with
+    this reward, in proportion to their probabilities. For rewards 0 and 1, the correct answers sum to
     1 - (1 - p)^N (Proposition 3.1).
 
-    Raises ValueError where num_drafts is below 1 or an answer has probability 0.
+    Args:
+        probabilities: of the K answers under the policy, all above 0.
+        rewards: of the K answers.
+        num_drafts: N.
+
+    Returns:
+        Probabilities, differentiable in `probabilities`.
+
+    Raises:
+        ValueError: num_drafts is below 1, or an answer has probability 0.
     """
     if num_drafts < 1 or not (probabilities > 0).all():
         raise ValueError(f"num_drafts >= 1 and positive probabilities are needed, got {num_drafts=}")
@@ -40,12 +50,19 @@ def expected_group_gradient(
     group_size: int,
     advantages: Callable[[Float[Tensor, "P G"]], Float[Tensor, "P G"]] = group_advantages,
 ) -> Float[Tensor, " K"]:
-    """E[(1/G) sum_j A_j grad log pi(o_j)] in the logits, summed over all K^G groups: Eq. 19's expectation.
+    """E[(1/G) sum_j A_j grad log pi(o_j)], the expectation of Eq. 19, summed over all K^G groups.
 
-    `advantages` makes A [P, G] of rewards [P, G]. The gradient of the expected reward itself is
+    The gradient is with respect to the logits. The gradient of the expected reward itself is
     pi * (rewards - expected reward).
 
-    Raises ValueError for a group of fewer than 2 and for more than `MAX_GROUPS` groups.
+    Args:
+        logits: of the K answers.
+        rewards: of the K answers.
+        group_size: G.
+        advantages: maps rewards [P, G] to advantages [P, G].
+
+    Raises:
+        ValueError: a group has fewer than 2 answers, or there are more than `MAX_GROUPS` groups.
     """
     K = len(logits)
     if group_size < 2 or K**group_size > MAX_GROUPS:

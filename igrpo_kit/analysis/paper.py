@@ -1,9 +1,9 @@
-"""The paper's tables as data, and an audit of what can be checked from the page alone.
+"""The paper's tables as data, and an audit of the printed numbers.
 
-`data/paper/*.csv` holds the printed values of https://arxiv.org/abs/2602.09000; they are read as decimals, so that 62.10
-keeps its zero and no sum is rounded twice. Each check returns `Finding`s: what is printed, what the other
-printed numbers imply, whether they agree, and which innocent reading remains where they do not. A finding is
-a question to the authors, not a verdict.
+`data/paper/*.csv` holds the printed values of https://arxiv.org/abs/2602.09000. They are read as decimals, so
+that 62.10 keeps its zero and sums are not rounded twice. Each check returns `Finding`s: the printed value,
+the value implied by the other printed numbers, whether they agree, and otherwise an explanation that assumes
+no error. A finding is a question to the authors, not a verdict.
 """
 
 import csv
@@ -22,7 +22,7 @@ from igrpo_kit.core.data import data_path
 
 PAPER = data_path("paper")
 TABLES = ("table_1", "table_2", "table_3", "table_s1", "table_s3", "table_s4")
-"""the tables of numbers; `table_s2` holds settings and `text` the numbers of the running text"""
+"""the tables of numbers; `table_s2` holds settings, and `text` the numbers of the running text"""
 BENCHMARKS: dict[str, int] = {
     "AIME25": 30,
     "AIME24": 30,
@@ -31,7 +31,7 @@ BENCHMARKS: dict[str, int] = {
     "GSM8K": 1319,
     "Minerva": 272,
 }
-"""Problems per benchmark, from the data sets. The AMC set the paper cites has 83; its values fit 40."""
+"""Problems per benchmark, from the data sets. The AMC set that the paper cites has 83; its values fit 40."""
 
 Table = dict[str, dict[str, Decimal]]
 """row label -> column -> printed value"""
@@ -39,7 +39,7 @@ Table = dict[str, dict[str, Decimal]]
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: what is printed, and what the rest of the page makes of it."""
+    """The result of one check: a printed value and the value implied by other printed numbers."""
 
     check: str
     where: str
@@ -47,7 +47,7 @@ class Finding:
     computed: str
     agrees: bool
     innocent: str = ""
-    """what could explain a disagreement without any mistake in the work"""
+    """a possible explanation of a disagreement that assumes no error in the work"""
 
 
 def _cells(name: str, folder: str | Path) -> dict[str, dict[str, str]]:
@@ -77,10 +77,16 @@ def _decimal(cell: str, where: str) -> Decimal:
 
 
 def load_table(name: str, folder: str | Path = PAPER) -> Table:
-    """A table of the paper by its file's name (`TABLES`): row label -> column -> printed value.
+    """Read a table of the paper: row label -> column -> printed value.
 
-    Raises FileNotFoundError, and ValueError naming file and line or row: cells that are missing or not
-    numbers, rows or columns that are there twice.
+    Args:
+        name: one of `TABLES`.
+        folder: folder of the CSV files.
+
+    Raises:
+        FileNotFoundError: there is no such table.
+        ValueError: cells are missing or not numbers, or a row or column occurs twice (the message has file
+            and line or row).
     """
     return {
         row: {
@@ -92,12 +98,12 @@ def load_table(name: str, folder: str | Path = PAPER) -> Table:
 
 
 def load_settings(folder: str | Path = PAPER) -> dict[str, str]:
-    """Table S.2: hyperparameter -> value as printed. Raises as `load_table` does."""
+    """Table S.2: hyperparameter -> printed value. Raises as `load_table`."""
     return {row: cells["Value"] for row, cells in _cells("table_s2", folder).items()}
 
 
 def load_text(folder: str | Path = PAPER) -> dict[str, Decimal]:
-    """Numbers of the running text by what they count (`text.csv`). Raises as `load_table` does."""
+    """Numbers in the running text by description (`text.csv`). Raises as `load_table`."""
     return {
         row: _decimal(cells["Value"], f"{Path(folder, 'text')}.csv, row {row!r}")
         for row, cells in _cells("text", folder).items()
@@ -105,9 +111,9 @@ def load_text(folder: str | Path = PAPER) -> dict[str, Decimal]:
 
 
 def half_unit(printed: Decimal) -> Decimal:
-    """Half of the last printed digit: how far rounding alone may have moved a value."""
+    """Half a unit of the last printed digit: the largest change by rounding."""
     exponent = printed.as_tuple().exponent
-    assert isinstance(exponent, int)  # loaders let finite numbers through only
+    assert isinstance(exponent, int)  # the loaders accept only finite numbers
     return Decimal(5).scaleb(exponent - 1)
 
 
@@ -115,9 +121,14 @@ def half_unit(printed: Decimal) -> Decimal:
 
 
 def row_means(table: Table, where: str, average: str = "Avg") -> Iterator[Finding]:
-    """Each printed average against the mean of its row's other cells, all of them rounded.
+    """Compare each printed average with the mean of the other cells in its row.
 
-    They agree where the gap is within half a unit for the average and half a unit for the cells' mean.
+    They agree if the difference is at most half a unit of the average plus half a unit of the cells' mean.
+
+    Args:
+        table: printed values.
+        where: name of the table, for the findings.
+        average: column of the average.
     """
     for row, cells in table.items():
         values = [value for column, value in cells.items() if column != average]
@@ -134,7 +145,7 @@ def row_means(table: Table, where: str, average: str = "Avg") -> Iterator[Findin
 
 
 def differences(table: Table, where: str) -> Iterator[Finding]:
-    """Each printed Δ against the two columns before it."""
+    """Compare each printed Δ with the difference of the two columns before it."""
     for row, cells in table.items():
         before, after, printed = cells.values()
         slack = half_unit(printed) + half_unit(before) + half_unit(after)
@@ -150,9 +161,15 @@ def model_and_method(row: str) -> tuple[str, str]:
 
 
 def repeated_cells(table: Table, where: str, at_least: int = 2) -> Iterator[Finding]:
-    """Pairs of rows that share `at_least` values, column by column; the average is left out.
+    """Pairs of rows that share at least `at_least` values in the same columns, not counting the average.
 
-    Coarse benchmarks repeat by chance (AMC has 41 possible single-run values), so one shared cell is nothing.
+    Coarse benchmarks repeat by chance (AMC has 41 possible single-run values), so a single shared cell is not
+    reported.
+
+    Args:
+        table: printed values.
+        where: name of the table, for the findings.
+        at_least: minimum number of shared values.
     """
     for (a, cells_a), (b, cells_b) in combinations(table.items(), 2):
         columns = [c for c in cells_a if c != "Avg" and cells_a[c] == cells_b[c]]
@@ -167,14 +184,21 @@ def repeated_cells(table: Table, where: str, at_least: int = 2) -> Iterator[Find
             )
 
 
-# ------------------------------------------------------------------------------- which values can be
+# ------------------------------------------------------------------------------- possible values
 
 
 def reachable(printed: Decimal, trials: int) -> bool:
-    """Whether some k of `trials` right answers is, in percent and rounded, the printed value (GRIM).
+    """Whether k correct of `trials` answers give the printed percentage, after rounding, for some k (GRIM).
 
-    Brown and Heathers (2017): a mean of whole numbers lies on a grid. Rounding half up and half to even are
-    both allowed. Raises ValueError for trials below 1 or a value outside 0 to 100.
+    A mean of whole numbers lies on a grid (Brown and Heathers, 2017,
+    https://doi.org/10.1177/1948550616673876). Rounding half up and half to even are both accepted.
+
+    Args:
+        printed: percentage.
+        trials: number of answers.
+
+    Raises:
+        ValueError: trials is below 1, or the value is not within 0 to 100.
     """
     if trials < 1 or not 0 <= printed <= 100:
         raise ValueError(f"a percentage and at least one trial are needed, got {printed} and {trials}")
@@ -186,7 +210,14 @@ def reachable(printed: Decimal, trials: int) -> bool:
 def reachability(
     table: Table, where: str, runs: Mapping[str, int], problems: Mapping[str, int] = BENCHMARKS
 ) -> Iterator[Finding]:
-    """Each cell against the percentages that k of problems * runs can give, and those of a single run."""
+    """Compare each cell with the percentages possible for k of problems * runs, and for k of a single run.
+
+    Args:
+        table: printed values.
+        where: name of the table, for the findings.
+        runs: stated number of runs, by benchmark.
+        problems: number of problems, by benchmark.
+    """
     for row, cells in table.items():
         for column, n in problems.items():
             printed, stated = cells[column], runs[column]
@@ -203,7 +234,7 @@ def reachability(
 
 @dataclass(frozen=True)
 class Count:
-    """How many cells have a property, how many would by chance, and the chance of at least so many."""
+    """Number of cells with a property, the number expected by chance, and the probability of as many."""
 
     hits: int
     cells: int
@@ -212,12 +243,12 @@ class Count:
 
 
 def _hundredths(trials: int) -> np.ndarray:
-    """The reachable percentages as whole hundredths; what Decimal rounds half to even, too."""
+    """The possible percentages in whole hundredths, rounded half to even as in Decimal."""
     return np.rint(10_000 * np.arange(trials + 1) / trials).astype(np.int64)
 
 
 def _count(cells: Sequence[tuple[bool, np.ndarray, np.ndarray]]) -> Count:
-    """Exact tail of the sum of independent cells: (hit, values a cell may take, which of them would hit)."""
+    """Exact tail of a sum of independent cells: (hit, values a cell may take, values that would hit)."""
     shares = [float(np.isin(values, hitting).mean()) for _, values, hitting in cells]
     hits, distribution = sum(hit for hit, _, _ in cells), np.array([1.0])
     for share in shares:
@@ -231,11 +262,16 @@ def _near(trials: int, printed: Decimal) -> np.ndarray:
 
 
 def round_digits(table: Table, rows: Sequence[str], runs: Mapping[str, int]) -> Count:
-    """How many cells of `rows` are multiples of 0.05, against chance.
+    """Number of cells in `rows` that are multiples of 0.05, compared with chance.
 
-    By chance means: each cell, on its own, any of the values within 5 points of it that k of problems * runs
-    can give. Where such a grid itself favors round values, that is allowed for. Choosing the rows *because*
-    they look round is not.
+    Chance: each cell independently takes any value within 5 points of its own that is possible for k of
+    problems * runs. This accounts for grids that favor round values, but not for choosing the rows *because*
+    they look round.
+
+    Args:
+        table: printed values.
+        rows: the rows to count.
+        runs: number of runs, by benchmark.
     """
     cells = []
     for row in rows:
@@ -246,7 +282,15 @@ def round_digits(table: Table, rows: Sequence[str], runs: Mapping[str, int]) -> 
 
 
 def single_run_values(table: Table, rows: Sequence[str], runs: Mapping[str, int]) -> Count:
-    """How many cells of `rows` one run alone can give, against chance as in `round_digits`, AIME left out."""
+    """Number of cells in `rows` possible for a single run, compared with chance as in `round_digits`.
+
+    AIME is left out.
+
+    Args:
+        table: printed values.
+        rows: the rows to count.
+        runs: number of runs, by benchmark.
+    """
     cells = []
     for row in rows:
         for column, n in BENCHMARKS.items():
@@ -257,15 +301,19 @@ def single_run_values(table: Table, rows: Sequence[str], runs: Mapping[str, int]
     return _count(cells)
 
 
-# ------------------------------------------------------------------------------- how sure
+# ------------------------------------------------------------------------------- uncertainty
 
 
 def binomial_se(percent: Decimal | float, trials: int) -> float:
-    """sqrt(p (1 - p) / trials), in percentage points.
+    """Standard error sqrt(p (1 - p) / trials), in percentage points.
 
-    With trials = problems * runs it is the largest the sampling error can be for these very problems
-    (problems that differ in difficulty vary less); with trials = problems, the largest for other problems of
-    the kind.
+    With trials = problems * runs, it is an upper bound of the sampling error for these problems (the error is
+    smaller if problems differ in difficulty). With trials = problems, it is an upper bound of the error for
+    other problems of the same kind.
+
+    Args:
+        percent: p in percent.
+        trials: number of trials.
     """
     p = float(percent) / 100
     return 100 * math.sqrt(p * (1 - p) / trials)
@@ -273,22 +321,29 @@ def binomial_se(percent: Decimal | float, trials: int) -> float:
 
 @dataclass(frozen=True)
 class Gap:
-    """A difference of two printed scores, in points, beside two standard errors of it."""
+    """Difference of two printed scores in points, with two standard errors."""
 
     model: str
     benchmark: str
     points: Decimal
     sampling_se: float
-    """other answers to the same problems; an upper bound"""
+    """for other answers to the same problems; an upper bound"""
     problems_se: float
-    """other problems of the same kind, scores independent; an upper bound"""
+    """for other problems of the same kind, with independent scores; an upper bound"""
 
 
 def gaps(table: Table, runs: Mapping[str, int], method: str = "iGRPO", against: str = "GRPO") -> list[Gap]:
-    """method minus against for each model and benchmark, with standard errors the paper does not give.
+    """`method` minus `against` for each model and benchmark, with standard errors (not in the paper).
 
-    Both methods are scored on the same problems: a paired analysis would have a smaller error than
-    `problems_se`, and needs the scores per problem. Neither error holds the choice of the training seed.
+    Both methods are scored on the same problems, so a paired analysis would have a smaller error than
+    `problems_se`, but needs the scores per problem. Neither error includes the variance between training
+    seeds.
+
+    Args:
+        table: printed values.
+        runs: number of runs, by benchmark.
+        method: the method's name in row labels.
+        against: name of the method to compare with.
     """
     found = []
     for row, cells in table.items():
@@ -306,13 +361,13 @@ def gaps(table: Table, runs: Mapping[str, int], method: str = "iGRPO", against: 
 
 
 def stated_runs(text: Mapping[str, Decimal]) -> dict[str, int]:
-    """Runs per benchmark as Section 4.1 states them."""
+    """Runs per benchmark, as stated in Section 4.1."""
     aime, other = int(text["runs per AIME score"]), int(text["runs per other score"])
     return {name: aime if name.startswith("AIME") else other for name in BENCHMARKS}
 
 
 def pass_at_n(text: Mapping[str, Decimal]) -> Iterator[Finding]:
-    """The pass@N values of Appendix B.1 as k of 30 problems, with Wilson's interval for k of 30."""
+    """Check the pass@N values of Appendix B.1 as k of 30 problems, with Wilson's interval."""
     for quantity, value in text.items():
         if "pass@" not in quantity or quantity.endswith("pass@1"):
             continue
@@ -332,13 +387,13 @@ def pass_at_n(text: Mapping[str, Decimal]) -> Iterator[Finding]:
 
 
 def _with_slack(numerator: Decimal, denominator: Decimal) -> tuple[Decimal, Decimal, Decimal]:
-    """A ratio, and the least and the most it can be when both were rounded."""
+    """A ratio, and its lowest and highest value before both numbers were rounded."""
     a, b = half_unit(numerator), half_unit(denominator)
     return numerator / denominator, (numerator - a) / (denominator + b), (numerator + a) / (denominator - b)
 
 
 def batches(settings: Mapping[str, str], text: Mapping[str, Decimal]) -> list[Finding]:
-    """Sections 4.1 and C on the batch: completions per step, and prompts and steps under each reading."""
+    """Check the batch of Section 4.1 and Appendix C: completions, prompts and steps under each reading."""
     per_device = int(settings["per_device_train_batch_size"])
     accumulation = int(settings["gradient_accumulation_steps"])
     G, problems = int(settings["num_generations"]), int(text["training problems"])
@@ -372,7 +427,13 @@ def batches(settings: Mapping[str, str], text: Mapping[str, Decimal]) -> list[Fi
 
 
 def hours(table: Table, settings: Mapping[str, str], text: Mapping[str, Decimal]) -> Iterator[Finding]:
-    """Table S.3: its GPU-hours, its throughput and one epoch, three ways to say how long a run took."""
+    """Check Table S.3: GPU-hours, throughput and one epoch are three measures of the duration of a run.
+
+    Args:
+        table: Table S.3.
+        settings: Table S.2.
+        text: numbers in the running text.
+    """
     grpo, igrpo = table["GRPO"], table["iGRPO"]
     rate, time = "Throughput (Samples/sec)", "Total GPU Hours"
     longer, low_h, high_h = _with_slack(igrpo[time], grpo[time])
@@ -403,7 +464,7 @@ def hours(table: Table, settings: Mapping[str, str], text: Mapping[str, Decimal]
 
 
 def memory(table: Table, bytes_per_token: float) -> Finding:
-    """Table S.3's difference in peak memory, in tokens of draft at `bytes_per_token` (see `cost`)."""
+    """The difference in peak memory in Table S.3, in draft tokens at `bytes_per_token` (see `cost`)."""
     column = "Peak Memory (GB)"
     difference = table["iGRPO"][column] - table["GRPO"][column]
     return Finding(
@@ -417,10 +478,7 @@ def memory(table: Table, bytes_per_token: float) -> Finding:
 
 
 def audit(folder: str | Path = PAPER) -> list[Finding]:
-    """Every check that needs nothing but the page, in the order of the paper.
-
-    Raises as `load_table` does.
-    """
+    """All checks that need only the printed numbers, in the order of the paper. Raises as `load_table`."""
     tables = {name: load_table(name, folder) for name in TABLES}
     settings, text = load_settings(folder), load_text(folder)
     by_method = {

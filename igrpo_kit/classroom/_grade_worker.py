@@ -1,8 +1,7 @@
 """The child's side of grading a notebook: it runs the learner's cells, then calls the learner's functions.
 
 Nothing here decides whether an answer is right: arguments come in as JSON and results go out as JSON, to a
-parent that the learner's code cannot reach. A cell that fails or never ends does not keep the next from
-running.
+parent that the learner's code cannot reach. After a cell that fails or never ends, the next one still runs.
 
 Messages are one JSON text each. To the child: [name, null] for a value, [name, [arguments]] for a call. From
 it: ["ready", [failed cells]], then for each request ["value", x], ["missing", ""], ["unwritten", why] or

@@ -31,9 +31,9 @@ class _Interrupted(BaseException):
 def within(seconds: float, work: Callable[[], Any]) -> Any:
     """The result of `work()`, or Mistake once `seconds` have passed: an endless loop ends.
 
-    It runs in a thread that is interrupted at its deadline, between two steps of Python. One call into
-    compiled code is left behind if it lets other threads run, as torch does; if it does not, as
-    `sum(range(10**12))`, nothing but restarting the kernel ends it.
+    It runs in a thread that is interrupted at its deadline, between two steps of Python. A single call into
+    compiled code cannot be interrupted: one that releases the interpreter lock, as torch does, is left
+    running; for one that does not, such as `sum(range(10**12))`, the kernel has to be restarted.
     """
     outcome: dict[str, Any] = {}
 
@@ -109,7 +109,7 @@ def shown(value: Any) -> str:
 
 
 def listed(arguments: Sequence[Any]) -> str:
-    """Arguments as they stand between the brackets of a call."""
+    """Arguments as they stand in the parentheses of a call."""
     return f"({', '.join(shown(a) for a in arguments)})"
 
 

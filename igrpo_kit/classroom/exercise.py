@@ -62,7 +62,7 @@ class ValueCheck:
     mistakes: Mapping[Any, str]
     """wrong value -> its hint"""
     otherwise: str
-    """the hint for every other value"""
+    """the hint for any other value"""
     tolerance: float = 1e-6
 
     def __call__(self, answer: Any, rng: np.random.Generator) -> None:
@@ -85,7 +85,7 @@ class Exercise:
 
     name: str
     lesson: str
-    """two digits, "03" """
+    """two digits, "04" """
     kind: Literal["code", "prediction", "bug"]
     _: KW_ONLY
     difficulty: Literal[1, 2, 3]
@@ -131,7 +131,7 @@ class Result:
 
 
 def judge(exercise: Exercise, answer: Any, rng: np.random.Generator) -> Result:
-    """The verdict on an answer; `answer` raises Mistake itself where calling it went wrong."""
+    """The verdict on an answer; a function given as answer raises Mistake itself if its call fails."""
     try:
         if answer is None or answer is ...:
             raise NotWritten("")

@@ -1,8 +1,8 @@
-"""Student copies of the lessons: `igrpo student` takes the solutions out, one source for both.
+"""Student copies of the lessons: `igrpo student` generates them by taking the solutions out.
 
-In a lesson, what lies between `### BEGIN SOLUTION` and `### END SOLUTION` (nbgrader's markers) is the answer
-of an exercise. In a function it becomes `raise NotImplementedError("not written yet")`; at the top level
-each name it assigns becomes None. `check` reports both as not written yet, so Run All goes through.
+In a lesson, the lines between `### BEGIN SOLUTION` and `### END SOLUTION` (nbgrader's markers) are the answer
+to an exercise. In a function they become `raise NotImplementedError("not written yet")`; at the top level
+each name they assign becomes None. `check` reports both as not written yet, so Run All completes.
 """
 
 import ast

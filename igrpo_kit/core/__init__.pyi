@@ -1,4 +1,4 @@
-# The public names, and the only list of them: what the type checker reads and what loads on first use.
+# All public names of this package. Type checkers read this list; each module is imported on first use.
 from .advantages import dead_groups as dead_groups
 from .advantages import fill_unscored as fill_unscored
 from .advantages import group_advantages as group_advantages

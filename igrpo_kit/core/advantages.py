@@ -72,7 +72,7 @@ def leave_one_out_advantages(rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P 
 
 
 def fill_unscored(rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
-    """Replace NaN, the reward of a completion that could not be scored, with the mean of its group's scores.
+    """Replace NaN, the reward of a completion that could not be scored, with its group's mean without NaN.
 
     The completion then has advantage 0: a failure of the judge neither rewards nor penalizes it. A group
     without any scored completion becomes all 0, which is a dead group.

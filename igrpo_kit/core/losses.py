@@ -89,8 +89,8 @@ def k3_kl(log_probs: PerToken, ref_log_probs: PerToken) -> PerToken:
     """rho - log rho - 1 with rho = pi_ref / pi: a non-negative estimate of KL(pi || pi_ref) (Eq. 24).
 
     This is the k3 estimator, http://joschu.net/blog/kl-approx.html. Its gradient is -(rho - 1) * grad log pi
-    (Eqs. 25, 26). On-policy, that is the gradient of the *other* KL divergence, KL(pi_ref || pi), although the
-    value estimates KL(pi || pi_ref).
+    (Eqs. 25, 26). On-policy, that is the gradient of the *other* KL divergence, KL(pi_ref || pi), although
+    the value estimates KL(pi || pi_ref).
     """
     log_rho = ref_log_probs - log_probs
     return torch.expm1(log_rho) - log_rho  # expm1 is accurate when the policies are close
@@ -198,8 +198,8 @@ class Objective:
         Args:
             log_probs: of the current policy, in nats.
             old_log_probs: of the policy that sampled, in nats. None means that there was no update since
-                sampling: the ratio is 1 in value and carries the gradient, so the loss of a group with balanced
-                advantages is 0, but its gradient is not.
+                sampling: the ratio is 1 in value and carries the gradient, so the loss of a group with
+                balanced advantages is 0, but its gradient is not.
             advantages: one per row; they receive no gradient.
             mask: True for trained tokens; values elsewhere are ignored.
             ref_log_probs: of the reference policy, in nats; required if beta > 0 and not allowed otherwise.
@@ -277,7 +277,7 @@ class DrGRPO(_Clipped):
 
 @dataclass(frozen=True, kw_only=True)
 class DAPO(_Clipped):
-    """GRPO with a higher upper clip limit, so that unlikely tokens can grow, and a mean over all tokens.
+    """GRPO with a higher upper clip limit, so unlikely tokens can grow in probability, and a token mean.
 
     Paper: https://arxiv.org/abs/2503.14476. Its dynamic sampling and overlong penalty belong to the rollout
     and the reward; they are not included here.

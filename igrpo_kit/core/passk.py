@@ -20,8 +20,8 @@ def pass_at_k(num_samples: Numbers, num_correct: Numbers, k: int) -> np.ndarray:
     """1 - C(n - c, k) / C(n, k): unbiased pass@k of each problem (Eq. 1 of https://arxiv.org/abs/2107.03374).
 
     Whether one of the first k samples is correct has the same mean and a much higher variance (the points in
-    Fig. S.1 of https://arxiv.org/abs/2602.09000 are single draws of this kind). The estimate 1 - (1 - c/n)^k is
-    biased low.
+    Fig. S.1 of https://arxiv.org/abs/2602.09000 are single draws of this kind). The estimate 1 - (1 - c/n)^k
+    is biased low.
 
     Args:
         num_samples: n of each problem; broadcasts with `num_correct`.

@@ -3,7 +3,8 @@
 The paper (https://arxiv.org/abs/2602.09000) prints its system prompt (appendix C) and says that the best
 draft is appended "immediately after the original prompt" (Eqs. 3, 10) by "a fixed prompt template", which it
 does not print. Our template puts the draft in the *user* turn, after the question, between `<draft>` tags:
-the draft is part of the input, not a turn of the assistant, so no mask or parser can mistake it for an answer.
+the draft is part of the input, not a turn of the assistant, so no mask or parser can mistake it for an
+answer.
 
 A draft is untrusted text. It must not be able to end its slot or start a turn, so special tokens and the
 slot's own tags are broken up before it is inserted (`neutralize`).
@@ -74,7 +75,7 @@ def keep_last_tokens(text: str, max_tokens: int, tokenizer: Any) -> str:
         if excess <= 0:
             return text
         # The cut can change how the first characters are tokenized, so the result is counted again. A
-        # byte-level token may share its character with the previous token: the cut then moves on by one.
+        # byte-level token may share its character with the previous token: the cut then moves past it.
         start = offsets[excess][0] if excess < len(offsets) else len(text)
         text = text[max(start, 1) :]
 

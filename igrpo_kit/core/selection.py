@@ -69,7 +69,7 @@ def select_random_draft(
 
 
 def select_first_draft(rewards: Float[Tensor, "P N"]) -> Int[Tensor, " P"]:
-    """Index of the first scored draft: random selection without random numbers, as drafts are exchangeable."""
+    """Index of the first scored draft: random selection without random numbers (drafts are exchangeable)."""
     return _pick(_scored(rewards), None)
 
 

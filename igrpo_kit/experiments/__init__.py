@@ -1,4 +1,4 @@
-"""Who beats whom: experiments as data, their runner, ablations, baselines, figures from records."""
+"""Experiments as data, with their runner, ablations, baselines, and reports and figures from the records."""
 
 import lazy_loader as _lazy
 

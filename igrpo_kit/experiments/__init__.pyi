@@ -1,4 +1,4 @@
-# The public names, and the only list of them: what the type checker reads and what loads on first use.
+# All public names of this package. Type checkers read this list; each module is imported on first use.
 from .ablations import FACTORS as FACTORS
 from .ablations import ablate as ablate
 from .ablations import ablation as ablation

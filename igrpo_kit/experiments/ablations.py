@@ -1,17 +1,22 @@
-"""One factor varied, everything else held: the paper's ablations (Tables 2 and S.4) and those it leaves out.
+"""Ablations: one factor varies, all else is equal (Tables 2 and S.4, and factors that the paper leaves out).
 
-An ablation is an `Experiment` whose methods differ in one factor, so it is run, resumed, packed and reported
-like any other. `ablation("beta")` is the preset `ablation-beta`, `ablation("beta", [0, 0.1])` one of yours;
-`ablate` runs or loads it and compares every value with the baseline, paired by seed.
+An ablation is an `Experiment` whose methods differ in one factor. It is run, resumed, packed and reported
+like any other experiment. `ablation("beta")` is the preset `ablation-beta`; `ablation("beta", [0, 0.1])` has
+values of your own. `ablate` runs or loads an ablation and compares each value with the baseline, paired by
+seed.
 
-All of them train the tiny Countdown policy for 120 steps of 32 prompts. What this can and cannot show:
+All ablations train the tiny Countdown policy for 120 steps of 32 prompts. Limitations:
 
-- *completions* lets the number of rollouts grow, as Table S.4 does; every other factor keeps it at 8.
-- *objective* makes two optimizer steps per rollout. With one the importance ratio is 1, no clip acts, and
-  GSPO has exactly GRPO's gradient. Each objective with Stage 1 is compared with itself without (Table 2).
-- *template* moves the draft behind the question, the paper's order (Eq. 3). The tiny policy has learned its
-  own template alone, so this varies familiarity together with position; a language model has learned neither.
-- *draft length* keeps the last tokens of a draft. Countdown's answers have about six.
+- *completions* increases the number of rollouts, as in Table S.4; every other factor keeps it at 8.
+- *objective* uses two optimizer steps per rollout. With one, the importance ratio is 1, clipping has no
+  effect, and GSPO has exactly GRPO's gradient. Each objective with Stage 1 is compared with itself without
+  (Table 2).
+- *template* moves the draft after the question, the paper's order (Eq. 3). The tiny policy was trained only
+  on its own template, so this changes familiarity as well as position. For a language model, both orders
+  are new.
+- *draft length* keeps the last tokens of a draft. Countdown's answers have about six tokens.
+
+Tables and equations: https://arxiv.org/abs/2602.09000.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +32,7 @@ from igrpo_kit.experiments.runner import run_experiment
 Methods = dict[str, dict[str, Any]]
 """A method's name -> its overrides, as in `Experiment.methods`."""
 
-_LENGTH = 12  # tokens an answer may have
+_LENGTH = 12  # tokens per answer at most
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "GRPO": {"name": "GRPO"},
@@ -40,7 +45,7 @@ TEMPLATES = {"draft before q": "draft-before", "draft after q": "draft-after"}
 
 @dataclass(frozen=True)
 class Factor:
-    """What an ablation varies: its values, the methods each stands for, and the one to compare with."""
+    """The factor of an ablation: its values, the methods for each value, and the method to compare with."""
 
     title: str
     values: tuple[Any, ...]
@@ -97,15 +102,22 @@ FACTORS: dict[str, Factor] = {
     "template": Factor("Where the draft stands", tuple(TEMPLATES), _template, "draft before q"),
     "draft-length": Factor("How much of the draft is shown", (0, 2, 4, None), _draft_length, "whole draft"),
 }
-"""The factors by name. `completions` and `beta` are Table S.4's with its values, `objective` is Table 2's."""
+"""The factors by name. `completions` and `beta` use the values of Table S.4; `objective` is Table 2."""
 
 
 def ablation(
     factor: str, values: Sequence[Any] | None = None, *, steps: int = 120, seeds: Sequence[int] = (0, 1, 2)
 ) -> Experiment:
-    """The experiment that varies one factor of `FACTORS`, over its own values or over yours.
+    """The experiment that varies one factor of `FACTORS`.
 
-    Raises ValueError for an unknown factor, a value it cannot take, or values without the baseline's.
+    Args:
+        factor: name of the factor.
+        values: values of the factor; None uses its own.
+        steps: training steps of each run.
+        seeds: training seeds.
+
+    Raises:
+        ValueError: an unknown factor, an invalid value, or values without the baseline's.
     """
     if factor not in FACTORS:
         raise ValueError(f"factor: one of {', '.join(FACTORS)}, got {factor!r}")
@@ -133,13 +145,22 @@ def ablation(
 
 
 def ablate(experiment: Experiment, folder: str | Path, *, jobs: int = 2) -> tuple[list[Summary], Row]:
-    """Run what is missing of an experiment in `folder`, and compare its methods, paired by seed.
+    """Run the missing runs of an experiment in `folder`, and compare its methods, paired by seed.
 
-    Runs are parallel single-thread processes with one progress bar; a killed one goes on where it was, and
-    where the folder holds every record, committed ones too, nothing is run. One `Summary` per method, with
-    the untrained policy's evaluation, as `compare.table` takes them.
+    Runs are parallel single-thread processes with one progress bar. A killed run resumes. If the folder
+    already holds all records, including committed ones, nothing is run.
 
-    Raises RuntimeError as `run_experiment`, ValueError where the folder holds runs with other settings.
+    Args:
+        experiment: the ablation.
+        folder: folder of the runs.
+        jobs: number of processes at a time.
+
+    Returns:
+        One `Summary` per method, and the untrained policy's evaluation, as required by `compare.table`.
+
+    Raises:
+        RuntimeError: as `run_experiment`.
+        ValueError: the folder holds runs with other settings.
     """
     run_experiment(experiment, folder, jobs=jobs)
     records, base = load_records(folder, record_folders(experiment))

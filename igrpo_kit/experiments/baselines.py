@@ -1,16 +1,19 @@
-"""Self-Verification and Critique-GRPO, the baselines of Table 1, as variants of our own step.
+"""Self-Verification and Critique-GRPO, the baselines of Table 1, as variants of our training step.
 
-Both draw N answers to q and then G completions that look back at one of them, so at N + G = 8 all methods
-of the table draw equally many completions. What differs is what Stage 2 is asked and how it is trained:
+Both sample N answers to q and then G completions conditioned on one of these answers. At N + G = 8, all
+methods of the table therefore sample the same number of completions. The methods differ in Stage 2:
 
-| method | Stage 2 sees | Stage 2 is rewarded for | trained |
+| method | Stage 2 is conditioned on | Stage 2 is rewarded for | trained |
 |---|---|---|---|
-| iGRPO | q, best draft | a right answer | Stage 2, on the prompt it was drawn from |
-| Self-Verification | q, an answer | a right verdict on it | both stages, each on its own prompt |
-| Critique-GRPO | q, an answer, a critique | a right answer | both as one group, *on q alone* |
+| iGRPO | q, best draft | a correct answer | Stage 2, on the prompt it was sampled from |
+| Self-Verification | q, an answer | a correct verdict on it | both stages, each on its own prompt |
+| Critique-GRPO | q, an answer, a critique | a correct answer | both as one group, *on q alone* |
 
-They are small: the idea of each (https://arxiv.org/abs/2506.01369, 2506.03106) on our components, not its authors' system.
-Each says what was left out. Both train Stage 1, so `TrainConfig.train_drafts` has to be True.
+These are simplified implementations with our components, not the authors' systems; each docstring lists what
+was left out. Both train Stage 1, so they require `TrainConfig.train_drafts=True`.
+
+iGRPO: https://arxiv.org/abs/2602.09000; Self-Verification: https://arxiv.org/abs/2506.01369; Critique-GRPO:
+https://arxiv.org/abs/2506.03106.
 """
 
 from collections import defaultdict
@@ -41,7 +44,7 @@ from igrpo_kit.training.rollout import Rollout, Stage, question_prompts, sample_
 from igrpo_kit.training.update import Trained, trained_stages
 
 Ask = Callable[[str, str, bool], Messages]
-"""A question, the chosen answer and whether it is right -> what Stage 2 is asked."""
+"""(question, selected answer, whether it is correct) -> messages of the Stage 2 prompt."""
 
 
 def _look_back(
@@ -50,7 +53,7 @@ def _look_back(
     *, num_drafts: int, num_refinements: int, select: str | Selector = "random",
     stop_at: float | None = None, max_draft_tokens: int | None = None,
 ) -> Rollout:  # fmt: skip
-    """N answers to q, one of them selected, and G completions of what `ask` makes of it."""
+    """N answers to q, of which one is selected, and G completions of the prompt that `ask` makes of it."""
     if stop_at is not None or max_draft_tokens is not None:
         raise ValueError(
             "stop_at, max_draft_tokens: this method needs its first answers whole, and all of them"
@@ -77,10 +80,10 @@ def _look_back(
 
 @dataclass
 class VerdictReward(Reward):
-    """1 (`right_verdict`) for the word that says whether the answer in question is right, else 0.
+    """1 (`right_verdict`) for the verdict that agrees with the correctness of the answer in question, else 0.
 
-    Statuses: `right_verdict`, `wrong_verdict`, and `no_verdict` for anything but one of the two words.
-    `answers_right[i]` belongs to problem i, whose completions are consecutive rows.
+    Statuses: `right_verdict`, `wrong_verdict`, and `no_verdict` for anything but one of the two verdict
+    words. `answers_right[i]` belongs to problem i, whose completions are consecutive rows.
     """
 
     answers_right: list[bool]
@@ -88,7 +91,7 @@ class VerdictReward(Reward):
     __name__ = "verdict"
 
     def score(self, problems: Sequence[Problem], completions: Sequence[str]) -> Scores:
-        """See the class. Raises ValueError where the rows are not equally many for every answer."""
+        """See the class. Raises ValueError unless every answer has the same number of completions."""
         per_answer, rest = divmod(len(completions), len(self.answers_right))
         if rest or not per_answer:
             raise ValueError(f"completions: {len(completions)} for {len(self.answers_right)} answers")
@@ -109,15 +112,26 @@ def self_verification_rollout(
     sampler: Sampler, reward: RewardLike, problems: Sequence[Problem],
     *, verdicts: VerdictFormat, **options: Any,
 ) -> Rollout:  # fmt: skip
-    """N answers to q and G verdicts on one of them; a verdict is rewarded where it agrees with the reward.
+    """N answers to q, and G verdicts on one of them, rewarded if they agree with the reward of the answer.
 
-    As in Self-Verification (https://arxiv.org/abs/2506.01369) one policy learns both in one update, and verdicts are always
-    about its present answers. Simplified: a verdict is one word without reasoning; which answer is judged is
-    left to the selector (choose "random"); no balancing of right and wrong answers, no reward that grows
-    with the difficulty of the verdict; and nothing is judged that an earlier policy wrote.
+    As in Self-Verification (https://arxiv.org/abs/2506.01369), one update trains one policy on both tasks,
+    and verdicts are on answers of the current policy. Simplifications: a verdict is one word without
+    reasoning; the selector chooses the answer to verify (use "random"); correct and incorrect answers are not
+    balanced; the reward does not depend on the difficulty of the verdict; answers of earlier policies are not
+    verified.
 
-    In the metrics of a step `reward` is then the share of right verdicts, `stage1/reward` that of answers.
-    Options and the rollout are those of `igrpo_rollout`.
+    In the metrics of a step, `reward` is then the fraction of correct verdicts, and `stage1/reward` that of
+    correct answers. Options and return value are those of `igrpo_rollout`.
+
+    Args:
+        sampler: samples answers and verdicts.
+        reward: scores the answers.
+        problems: P problems.
+        verdicts: the prompt and the two words of a verdict.
+        options: keyword arguments of `igrpo_rollout`.
+
+    Raises:
+        ValueError: no answer to some problem could be scored, or `stop_at` or `max_draft_tokens` is given.
     """
 
     def ask(question: str, answer: str, right: bool) -> Messages:
@@ -130,10 +144,16 @@ def self_verification_rollout(
 def verdict_probabilities(
     policy: Policy, questions: Sequence[str], answers: Sequence[str], verdicts: VerdictFormat
 ) -> Float[Tensor, " B"]:
-    """P("right") / (P("right") + P("wrong")): how sure the policy is of an answer, without sampling.
+    """P("right") / (P("right") + P("wrong")): the policy's confidence in each answer, without sampling.
 
-    Conditioned on the verdict prompt of each question and answer; the two words end with the
-    end-of-sequence token. A policy that was never taught verdicts gives numbers without meaning.
+    The probabilities are conditioned on the verdict prompt of each question and answer. Both words end with
+    the end-of-sequence token. For a policy that was not trained to give verdicts, the result has no meaning.
+
+    Args:
+        policy: the policy.
+        questions: one per answer.
+        answers: the answers to verify.
+        verdicts: the prompt and the two words of a verdict.
     """
     tokenizer = policy.tokenizer
     prompts = [
@@ -154,8 +174,10 @@ def verdict_probabilities(
 
 
 def weighted_vote(answers: Sequence[str], weights: Sequence[float]) -> int:
-    """Index of the first answer of the heaviest text: equal weights are a majority vote, verdicts a
-    reweighted one. Of equally heavy texts the first wins. Raises ValueError without answers.
+    """Index of the first answer whose text has the largest total weight.
+
+    Equal weights give a majority vote; verdict probabilities give a weighted one. The first text wins a tie.
+    Raises ValueError without answers.
     """
     if not answers:
         raise ValueError("answers: at least one is needed")
@@ -171,8 +193,16 @@ def vote_rows(
 ) -> list[Row]:  # fmt: skip
     """Evaluation rows from K answers per problem: `vote`, `verified_vote`, and the `verdict`s on them.
 
-    `correct` counts, per problem, whether the elected answer is correct, and for `verdict` how many of the K
-    verdicts (probability above one half) agree with the reward. Entropy and length are of the K answers.
+    `correct` counts for each problem whether the elected answer is correct, and for `verdict`, how many of
+    the K verdicts (probability above one half) agree with the reward. Entropy and length are those of the K
+    answers.
+
+    Args:
+        sampler: samples the answers.
+        reward: scores them.
+        problems: P problems.
+        verdicts: the prompt and the two words of a verdict.
+        num_samples: K.
     """
     K = num_samples
     stage = sample_stage(
@@ -206,7 +236,7 @@ def vote_rows(
 
 
 def verdict_critique(right: bool, verdicts: VerdictFormat = TINY_VERDICTS) -> str:
-    """The shortest critique there is, `=1` or `=0`: what the reward says of the answer, and not why."""
+    """The shortest possible critique, `=1` or `=0`: the correctness of the answer, without an explanation."""
     return f"={verdicts.right if right else verdicts.wrong}"
 
 
@@ -214,12 +244,23 @@ def critique_rollout(
     sampler: Sampler, reward: RewardLike, problems: Sequence[Problem],
     *, critique: Callable[[bool], str] = verdict_critique, **options: Any,
 ) -> Rollout:  # fmt: skip
-    """N answers to q and G refinements of one of them, seen with a critique of it.
+    """N answers to q, and G refinements conditioned on one of them and a critique of it.
 
-    The critique stands behind the answer in the slot for drafts. Simplified against Critique-GRPO (arXiv
-    2506.03106): it is the verdict alone (there: a language model's explanation), since the tiny policy reads
-    no words; one answer is refined G times (there: every answer once, and a part of the refinements kept).
-    Options and the rollout are those of `igrpo_rollout`; choose select="random".
+    The critique follows the answer in the place of the draft. Simplifications relative to Critique-GRPO
+    (https://arxiv.org/abs/2506.03106): the critique is a verdict alone (there: an explanation by a language
+    model), because the tiny policy does not read words; one answer is refined G times (there: every answer
+    once, and some of the refinements are kept). Options and return value are those of `igrpo_rollout`; use
+    select="random".
+
+    Args:
+        sampler: samples answers and refinements.
+        reward: scores both.
+        problems: P problems.
+        critique: maps the correctness of an answer to the text of its critique.
+        options: keyword arguments of `igrpo_rollout`.
+
+    Raises:
+        ValueError: no answer to some problem could be scored, or `stop_at` or `max_draft_tokens` is given.
     """
     policy = sampler.policy
 
@@ -232,11 +273,11 @@ def critique_rollout(
 
 @dataclass(frozen=True, kw_only=True)
 class ShapedOffPolicy(Objective):
-    """A p / (p + gamma) with p = pi(o_t | q, o_<t): Critique-GRPO's term for its refinements.
+    """A p / (p + gamma) with p = pi(o_t | q, o_<t): the term of Critique-GRPO for its refinements.
 
-    There is no importance ratio in it and nothing is clipped. Its gradient is that of log p times
-    gamma p / (p + gamma)^2, at most 1/4: largest for tokens of probability gamma, small for those the policy
-    is sure of, and small, too, for those it would never have drawn from q.
+    There is no importance ratio and no clipping. The gradient is that of log p times gamma p / (p + gamma)^2,
+    which is at most 1/4. It is largest for tokens of probability gamma, and small for tokens of high
+    probability and for those that are very unlikely given q. https://arxiv.org/abs/2506.03106.
     """
 
     gamma: float = 0.1
@@ -248,7 +289,7 @@ class ShapedOffPolicy(Objective):
 
 
 def _one_group(rollout: Rollout, objective: Objective, train_drafts: bool) -> tuple[Stage, Tensor, Tensor]:
-    """The first answers, and the advantages of answers and refinements within one group of N + G."""
+    """The Stage 1 answers, and the advantages of answers and refinements in one group of N + G."""
     if rollout.drafts is None or not train_drafts:
         raise ValueError("train_drafts: Critique-GRPO trains its first answers too, set it to True")
     N = rollout.drafts.rewards.shape[1]
@@ -260,12 +301,20 @@ def _one_group(rollout: Rollout, objective: Objective, train_drafts: bool) -> tu
 def critique_trained(
     rollout: Rollout, objective: Objective, *, train_drafts: bool = False, gamma: float = 0.1
 ) -> list[Trained]:
-    """Answers and refinements in one group, *both on q*, the refinements through `ShapedOffPolicy`.
+    """Answers and refinements in one group, *both on q*; refinements are trained with `ShapedOffPolicy`.
 
-    Simplified: advantages are the objective's, for a fair comparison divided by the group's standard
-    deviation (there: not), and the reduction is GRPO's mean over each completion (there: a sum).
+    Simplifications relative to https://arxiv.org/abs/2506.03106: advantages are those of the objective,
+    divided by the group's standard deviation for a fair comparison (there: not divided), and the reduction is
+    GRPO's mean over each completion (there: a sum).
 
-    Raises ValueError for `train_drafts=False`, or an objective that is not plain GRPO.
+    Args:
+        rollout: the result of `critique_rollout`.
+        objective: plain GRPO.
+        train_drafts: must be True.
+        gamma: see `ShapedOffPolicy`.
+
+    Raises:
+        ValueError: `train_drafts` is False, or the objective is not plain GRPO.
     """
     if not isinstance(objective, GRPO):
         raise ValueError(
@@ -283,11 +332,19 @@ def critique_trained(
 def critique_trained_as_if_from_q(
     rollout: Rollout, objective: Objective, *, train_drafts: bool = False
 ) -> list[Trained]:
-    """The trap: refinements drawn with a critique in context, trained as if they had been drawn from q.
+    """Incorrect on purpose: refinements sampled with a critique in context, trained as if sampled from q.
 
-    Old and new log-probs are both taken on q, so the ratio is 1 at the first update *by construction* and
-    nothing looks wrong; only `sampler_gap`, the distance from the probabilities they were drawn with, tells.
-    `question_ratio` is the ratio that was left out. Raises ValueError for `train_drafts=False`.
+    Old and new log-probs are both conditioned on q, so the ratio is 1 at the first update *by construction*
+    and the metrics look normal. Only `sampler_gap`, the distance from the sampling probabilities, shows the
+    error. `question_ratio` is the ratio that was left out.
+
+    Args:
+        rollout: the result of `critique_rollout`.
+        objective: computes the advantages.
+        train_drafts: must be True.
+
+    Raises:
+        ValueError: `train_drafts` is False.
     """
     drafts, of_answers, of_refinements = _one_group(rollout, objective, train_drafts)
     given_q = replace(rollout.refinements.samples, prompt_ids=drafts.samples.prompt_ids)
@@ -296,14 +353,20 @@ def critique_trained_as_if_from_q(
 
 @torch.no_grad()
 def question_ratio(model: Any, rollout: Rollout, *, temperature: float = 1.0) -> tuple[PerToken, Mask]:
-    """pi(o_t | q, o_<t) / pi(o_t | q', o_<t) of each refinement's tokens, before any update, and their mask.
+    """pi(o_t | q, o_<t) / pi(o_t | q', o_<t) of each refinement's tokens before any update, and their mask.
 
-    On the prompt a completion was drawn from this ratio is 1, which is why iGRPO conditions its refinements
-    on q' (Eq. 20). On q it says how far they are from what would have been drawn there. Its product over a
-    completion has mean 1 over completions drawn from q', and the longer they are the more of that mean comes
-    from few of them.
+    Conditioned on the prompt a completion was sampled from, this ratio is 1, which is why iGRPO conditions
+    its refinements on q' (Eq. 20). Conditioned on q, it measures how far they are from samples of q. The
+    product of the ratios over a completion has mean 1 over completions sampled from q'. The longer the
+    completions, the more of that mean comes from a few of them.
 
-    `model` must be as it was when the rollout was made. Raises ValueError for a rollout without drafts.
+    Args:
+        model: the policy's model, unchanged since the rollout.
+        rollout: drafts and refinements.
+        temperature: the sampler's temperature.
+
+    Raises:
+        ValueError: the rollout has no drafts.
     """
     if rollout.drafts is None:
         raise ValueError("rollout: GRPO has no refinements, its completions are drawn from q")

@@ -1,8 +1,8 @@
-"""What an experiment is: plain data, validated, read from a file and written to one.
+"""Definition of an experiment as validated plain data, read from a file and written to one.
 
-An `Experiment` fixes policy, problems, reward and budget; its methods differ in what the comparison is about
-and in nothing else. Policies, problems, rewards, objectives and variants go by their names in the tables
-below, so that an experiment can be written to a file, and a process started from it.
+An `Experiment` fixes policy, problems, reward and budget. Its methods differ only in what is compared.
+Policies, problems, rewards, objectives and variants are given by their names in the tables below, so that an
+experiment can be written to a file, and a process can be started from the file.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -40,7 +40,7 @@ VARIANTS: dict[str, Variant] = {
     v.name: v for v in (IGRPO_STEPS, SELF_VERIFICATION, CRITIQUE_GRPO, CRITIQUE_AS_IF_FROM_Q)
 }
 PREPARED: dict[str, Callable[[], object]] = {"smollm2-sums": prepare_smollm2_sums}
-"""policies that are made where they are not there yet; called once, before any run"""
+"""policies that are created if missing; called once, before any run"""
 
 GRPO_8: dict[str, Any] = {"num_drafts": 0, "num_refinements": 8}
 GRPO_4: dict[str, Any] = {"num_drafts": 0, "num_refinements": 4}
@@ -49,13 +49,14 @@ IGRPO: dict[str, Any] = {"num_drafts": 4, "num_refinements": 4}
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """What is compared and all that is held equal.
+    """An experiment: the methods to compare, and everything that is equal for all of them.
 
-    `methods` are overrides of `TrainConfig` (with `select` and `objective` as plain data: a name, and a name
-    with settings); beside them `prompt_format` replaces the policy's own and `variant` the step.
+    `methods` are overrides of `TrainConfig`, with `select` as a name and `objective` as a name with settings.
+    In addition, `prompt_format` replaces that of the policy, and `variant` names another training step.
 
-    Raises ValueError naming the key: an unknown name or setting, a value of another type, a setting that
-    cannot be.
+    Raises:
+        ValueError: an unknown name or setting, a value of another type, or an invalid setting (the message
+            names the key).
     """
 
     name: str
@@ -73,21 +74,21 @@ class Experiment:
     evaluation_samples: int = 8
     """samples per held-out problem during training"""
     final_samples: int = 32
-    """samples per held-out problem at the end: pass@k for every k up to this"""
+    """samples per held-out problem at the end; pass@k is available for k up to this number"""
     baseline: str = "GRPO-8"
-    """the method the others' differences are taken to"""
+    """the method that the others are compared with"""
     against: dict[str, str] = field(default_factory=dict)
-    """where a method's difference is taken to another one than `baseline`"""
+    """for some methods, another method to compare with"""
     verdicts: bool = False
-    """evaluate votes among samples, too, plain and weighted by the policy's own verdicts"""
+    """also evaluate majority votes, plain and weighted by the policy's own verdicts"""
     metric: str = "accuracy"
-    """the column of `analysis.compare` that matters: "reward" where it is graded"""
+    """the main column of `analysis.compare`; "reward" for graded rewards"""
     settings: dict[str, Any] = field(default_factory=dict)
-    """of `TrainConfig`, the same for every method, where they are not its defaults"""
+    """settings of `TrainConfig` for all methods, where they differ from the defaults"""
     draft_samples: int = 8
-    """samples per held-out problem at the end of those that are shown a draft"""
+    """samples per held-out problem at the end, for protocols with a draft"""
     record_every: int = 50
-    """steps between two checkpoints, each with some completions in full"""
+    """steps between two checkpoints, and between two records of full completions"""
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -106,7 +107,7 @@ class Experiment:
                 raise ValueError(f"methods, {method!r}: {error}") from error
 
     def config(self, method: str, seed: int) -> TrainConfig:
-        """The training settings of one run. Raises ValueError for one that is unknown or cannot be."""
+        """The training settings of one run. Raises ValueError for an unknown or invalid setting."""
         chosen = {**self.settings, **self.methods[method]}
         checked = msgspec.to_builtins(msgspec.convert(chosen, _method_type()))
         settings = {key: value for key, value in checked.items() if key not in ("variant", "prompt_format")}
@@ -115,16 +116,16 @@ class Experiment:
         return TrainConfig(steps=self.steps, seed=seed, **settings)
 
     def variant(self, method: str) -> Variant:
-        """The step that a method takes."""
+        """The training step of a method."""
         return VARIANTS[self.methods[method].get("variant", IGRPO_STEPS.name)]
 
     def prompt_format(self, method: str) -> PromptFormat | None:
-        """How a method asks, where that is not the policy's own way."""
+        """The prompt format of a method; None for that of the policy."""
         name = self.methods[method].get("prompt_format")
         return None if name is None else PROMPT_FORMATS[name]
 
     def held_out(self) -> list[Problem]:
-        """The evaluation problems: the same for every run, split off by a hash of the question."""
+        """The evaluation problems, the same for every run, split off by a hash of the question."""
         sample = PROBLEMS[self.problems]
         return sample(self.held_out_problems, seed=1, split="held_out", distinct=True)
 
@@ -133,13 +134,13 @@ class Experiment:
         return summarize(records, base, baseline=self.baseline, against=self.against)
 
     def to_yaml(self) -> str:
-        """The experiment as a file; `read_experiment` gives it back."""
+        """The experiment as YAML text, which `read_experiment` reads."""
         return yaml.safe_dump(msgspec.to_builtins(asdict(self)), sort_keys=False, allow_unicode=True)
 
 
 @lru_cache
 def _method_type() -> Any:
-    """The type of a method: every setting of `TrainConfig` as plain data, each of them optional."""
+    """The type of a method: every setting of `TrainConfig` as plain data, all of them optional."""
     hints = get_type_hints(TrainConfig)
     del hints["steps"], hints["seed"]
     hints |= {"select": str, "objective": dict[str, Any]}
@@ -159,7 +160,12 @@ def _objective(data: dict[str, Any]) -> Objective:
 
 
 def read_experiment(path: str | Path) -> Experiment:
-    """An experiment from a YAML file. Raises FileNotFoundError, and ValueError naming file and key."""
+    """Read an experiment from a YAML file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the content is invalid (the message names file and key).
+    """
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         if not isinstance(data, dict):
@@ -172,12 +178,12 @@ def read_experiment(path: str | Path) -> Experiment:
 
 
 def run_name(method: str, seed: int) -> str:
-    """The folder of one run inside its experiment's: plain letters, whatever the method's name holds."""
+    """Name of a run's folder inside that of its experiment, in plain letters for any name of a method."""
     plain = "".join(c if c.isalnum() else "-" for c in method.lower())
     return f"{'-'.join(filter(None, plain.split('-')))}/seed-{seed}"
 
 
 def record_folders(experiment: Experiment) -> dict[tuple[str, int], str]:
-    """Every run of an experiment, (method, seed), and its folder."""
-    # Seed by seed, so that a busy hour of the machine meets every method.
+    """All runs of an experiment: (method, seed) -> folder name."""
+    # Seed by seed, so that variation in the machine's load affects all methods.
     return {(m, seed): run_name(m, seed) for seed in experiment.seeds for m in experiment.methods}

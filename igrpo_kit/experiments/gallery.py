@@ -1,4 +1,4 @@
-"""The pictures of `figures/`, each drawn anew from data or from a seeded simulation: `igrpo figures`."""
+"""The figures in `figures/`, drawn from data or from a seeded simulation by `igrpo figures`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -37,7 +37,7 @@ from igrpo_kit.viz.style import in_dark
 
 
 def best_of_n() -> go.Figure:
-    """Proposition 3.1 against a simulation small enough (1,000 prompts a point) for its noise to be seen."""
+    """Proposition 3.1, and a simulation with few enough prompts per point (1,000) to show its noise."""
     p, n, trials = np.arange(0.05, 1, 0.1), [1, 2, 4, 8, 16], 1000
     rng = np.random.default_rng(0)
     simulated = np.array([[simulate_best_of_n(x, size, trials, rng) for x in p.tolist()] for size in n])
@@ -45,12 +45,12 @@ def best_of_n() -> go.Figure:
 
 
 def mixed_groups() -> go.Figure:
-    """Which groups carry a gradient, in GRPO and in iGRPO, at eight rollouts per prompt."""
+    """Which groups contribute a gradient in GRPO and iGRPO, at eight rollouts per prompt."""
     p, rng = np.arange(0.05, 1, 0.05), np.random.default_rng(0)
     results = [
         simulate_igrpo(
             p_mean=x,
-            p_concentration=1e9,  # all prompts alike
+            p_concentration=1e9,  # equal prompts
             p_fix=None,
             p_keep=0.95,
             num_drafts=4,
@@ -71,7 +71,7 @@ def comparison(preset: str) -> go.Figure:
 
 
 def entropy() -> go.Figure:
-    """Countdown: entropy four ways; GRPO-4 trains on as many completions as iGRPO, and sees no draft."""
+    """Countdown: entropy in four panels; GRPO-4 trains on as many completions as iGRPO, without a draft."""
     _, records, base = committed("countdown-cpu")
     shown = seeds_of(records, "GRPO-8", "iGRPO 4+4", "GRPO-4")
     return plot_entropy(shown, base, title="Countdown: is entropy kept, or is learning slower?")
@@ -91,13 +91,13 @@ def pass_at_n() -> go.Figure:
 
 
 def rewards() -> go.Figure:
-    """Addition, where what is trained and what is asked for part most."""
+    """Addition, where rewards in training and single-shot rewards differ most."""
     _, records, base = committed("addition-cpu")
     return plot_rewards(records, base, title="Addition: a training reward is not one number")
 
 
 def lengths() -> go.Figure:
-    """Addition, the one task of the three where the length is free."""
+    """Addition, the only one of the three tasks with free length."""
     _, records, _ = committed("addition-cpu")
     return plot_lengths(records, title="Addition: tokens per completion")
 
@@ -110,13 +110,13 @@ def dead_groups() -> go.Figure:
 
 
 def transitions() -> go.Figure:
-    """Countdown: copies, repairs and damage under iGRPO."""
+    """Countdown: copied, repaired and regressed refinements of iGRPO."""
     _, records, _ = committed("countdown-cpu")
     return plot_transitions(seeds_of(records, "iGRPO 4+4"), title="Countdown: refinements come to be copies")
 
 
 def differences(presets: Sequence[str], *, title: str) -> go.Figure:
-    """Recorded experiments: each method's held-out reward minus that of what it is compared with."""
+    """Recorded experiments: held-out reward of each method minus that of the method it is compared with."""
     groups = {}
     for preset in presets:
         experiment, records, base = committed(preset)
@@ -133,7 +133,7 @@ def differences(presets: Sequence[str], *, title: str) -> go.Figure:
 
 
 def cost_of_a_step() -> go.Figure:
-    """The paper's 7B run under four schedules, by the cost model; calibrated on the GRPO row of Table S.3."""
+    """The paper's 7B run under four schedules, by the cost model, calibrated on the GRPO row of Table S.3."""
     hours = load_table("table_s3")["GRPO"]["Total GPU Hours"]
     grpo = calibrated(Job(num_drafts=0, num_refinements=8), float(hours))
     jobs = {"GRPO": job_cost(grpo)}
@@ -151,7 +151,7 @@ def cost_of_a_step() -> go.Figure:
 
 
 def paper_table() -> go.Figure:
-    """Table 1 as printed, with what the page alone says about some of its cells."""
+    """Table 1 as printed, with findings of the audit (`analysis.paper`) on some of its cells."""
     table = load_table("table_1")
     names, columns = list(table), list(table["DeepSeek-R1-Distill-Qwen-7B"])
     marks = {
@@ -170,7 +170,7 @@ def paper_table() -> go.Figure:
         rows,
         marks,
         title="Table 1 of the paper, as printed",
-        subtitle="Pass@1, per cent; R1-Distill is DeepSeek's",
+        subtitle="Pass@1, percent; R1-Distill is DeepSeek's",
     )
 
 
@@ -200,20 +200,20 @@ FIGURES: dict[str, Callable[[], go.Figure]] = {
     "cost": cost_of_a_step,
     "paper_table": paper_table,
 }
-"""Name of the file -> what draws it."""
+"""Name of the file -> the function that draws it."""
 
 SHOWN = ("differences", "entropy", "pass_at_n")
-"""The figures of the README: there on dark paper too, `<name>-dark.png`, for readers who read on it."""
+"""The figures of the README, which are also drawn on a dark background as `<name>-dark.png`."""
 
 
 def draw_pages(folder: str | Path) -> list[Path]:
-    """Write every figure as `folder/html/<name>.html`, which open without a network and share one script."""
+    """Write every figure as `folder/html/<name>.html`; the pages work offline and share one script."""
     pages = Path(folder) / "html"
     return [write_html(draw(), pages / f"{name}.html", shared_script=True) for name, draw in FIGURES.items()]
 
 
 def draw_pictures(folder: str | Path) -> list[Path]:
-    """Write every figure as `folder/<name>.png`. Raises FileNotFoundError where no browser is found."""
+    """Write every figure as `folder/<name>.png`. Raises FileNotFoundError if no browser is found."""
     folder = Path(folder)
     figures = {folder / f"{name}.png": draw() for name, draw in FIGURES.items()}
     dark = {folder / f"{name}-dark.png": in_dark(figures[folder / f"{name}.png"]) for name in SHOWN}

@@ -1,4 +1,4 @@
-"""The experiments that come with the kit: the files of `data/experiments/`, and the ablations."""
+"""The experiments of the kit: the files in `data/experiments/`, and the ablations."""
 
 from functools import cache
 from pathlib import Path
@@ -11,15 +11,16 @@ from igrpo_kit.experiments.experiment import Experiment, read_experiment, record
 
 
 def preset_names() -> list[str]:
-    """The names `load_experiment` knows."""
+    """The names that `load_experiment` accepts."""
     files = sorted(path.stem for path in data_path("experiments").glob("*.yaml"))
     return [*files, *(f"ablation-{factor}" for factor in FACTORS)]
 
 
 def load_experiment(name_or_path: str | Path) -> Experiment:
-    """A preset by its name, or an experiment of yours from a YAML file.
+    """Load a preset by name, or an experiment of your own from a YAML file.
 
-    Raises ValueError for an unknown name, with those there are, and as `read_experiment`.
+    Raises:
+        ValueError: an unknown name (the message lists the known ones), or as `read_experiment`.
     """
     name = str(name_or_path)
     if name.endswith((".yaml", ".yml")):

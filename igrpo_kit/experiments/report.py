@@ -1,4 +1,4 @@
-"""Reports from the committed records: the text of one comparison, and the generated blocks of Markdown files.
+"""Reports from the committed records: the text of a comparison, and the generated blocks of Markdown files.
 
 A block stands between `<!-- generated: NAME -->` and `<!-- end generated -->`; `igrpo report --write` writes
 it.
@@ -50,7 +50,7 @@ _BOTH = "iGRPO 4+4, both stages trained (ours)"
 
 
 def comparison_text(experiment: Experiment, folder: str | Path) -> tuple[str, list[Record], Row]:
-    """What the records of an experiment say, with the records and the untrained policy's evaluation.
+    """The report of an experiment as text, its records, and the untrained policy's evaluation.
 
     Raises as `load_records`.
     """
@@ -72,7 +72,7 @@ def comparison_text(experiment: Experiment, folder: str | Path) -> tuple[str, li
 
 
 def _bullets(preset: str, baseline: str = "", only: Sequence[str] = ()) -> str:
-    """The verdict on each method; against another `baseline`, for the methods named."""
+    """The verdict on each method, or on the methods in `only`, compared with `baseline` if given."""
     experiment, records, base = committed(preset)
     against = {} if baseline else experiment.against
     baseline = baseline or experiment.baseline
@@ -172,7 +172,7 @@ def _cost_model() -> str:
 
 
 def _change(records: Iterable[Record], name: str, digits: int) -> str:
-    """A metric's mean over the first and over the last 20 steps, over the runs."""
+    """Mean of a metric over the first and over the last 20 steps of all runs."""
     start, end = zip(*((r.at_start(name), r.at_end(name)) for r in records), strict=True)
     return f"from {fmean(start):.{digits}f} to {fmean(end):.{digits}f}"
 
@@ -222,7 +222,7 @@ _BLOCK = re.compile(r"^<!-- generated: (\S+) -->$(.*?)^<!-- end generated -->$",
 
 
 def with_blocks(text: str) -> str:
-    """Markdown with every block filled anew. Raises ValueError for a block of an unknown name."""
+    """Markdown text with every block regenerated. Raises ValueError for an unknown block."""
 
     def filled(found: Any) -> str:
         if found[1] not in BLOCKS:
@@ -233,7 +233,7 @@ def with_blocks(text: str) -> str:
 
 
 def write_blocks(paths: Iterable[Path]) -> list[Path]:
-    """Fill the blocks of these files; the files that changed. Raises as `with_blocks`."""
+    """Regenerate the blocks of these files, and return the files that changed. Raises as `with_blocks`."""
     texts = {path: path.read_text(encoding="utf-8") for path in paths}
     changed = {path: new for path, text in texts.items() if (new := with_blocks(text)) != text}
     for path, text in changed.items():

@@ -1,7 +1,7 @@
-"""Running an experiment: methods x seeds as parallel single-thread processes, each of them recorded.
+"""Run an experiment: methods x seeds as parallel single-thread processes, each with its own record.
 
-Every run is a process of its own, started from a file (`igrpo run-one`), and resumes where it was killed. The
-numbers of a report are computed from the records alone (`analysis.compare`).
+Each run is a separate process, started from a file (`igrpo run-one`), and resumes if it was killed. Reports
+are computed from the records alone (`analysis.compare`).
 """
 
 import os
@@ -43,7 +43,7 @@ def _evaluation_row(
     experiment: Experiment, policy: Policy, problems: Sequence[Problem], step: int,
     *, protocol: Any = "q", num_samples: int, temperature: float = 1.0, seed: int,
 ) -> Row:  # fmt: skip
-    # A sampler of its own: evaluating more or less often must not change the run that is evaluated.
+    # A separate sampler, so that the number of evaluations does not affect the run.
     purpose = f"evaluation {step} {protocol} {temperature}"
     sampler = _sampler(experiment, policy, seed, purpose, temperature)
     reward = REWARDS[experiment.reward]()
@@ -54,7 +54,7 @@ def _evaluation_row(
 def _final_rows(
     experiment: Experiment, policy: Policy, problems: Sequence[Problem], step: int, seed: int
 ) -> list[Row]:
-    """The full evaluation: pass@k from q, greedy, and the two ways of asking with a draft."""
+    """The full evaluation: pass@k from q, greedy, and the two protocols with a draft."""
     wanted: list[dict[str, Any]] = [
         {"num_samples": experiment.final_samples},
         {"num_samples": 1, "temperature": 0.0},
@@ -70,12 +70,12 @@ def _final_rows(
 
 
 def _is_recorded(path: Path) -> bool:
-    """Whether the rows are there, packed or not."""
+    """Whether the rows exist, packed or not."""
     return path.exists() or path.with_name(path.name + ".gz").exists()
 
 
 def run_base(experiment: Experiment, folder: str | Path) -> None:
-    """Evaluate the untrained policy in full: the point every run starts from."""
+    """Evaluate the untrained policy in full, as the starting point of every run."""
     folder = Path(folder) / "base"
     if _is_recorded(folder / RunLog.EVALUATIONS):
         return
@@ -89,7 +89,15 @@ def run_base(experiment: Experiment, folder: str | Path) -> None:
 def run_one(
     experiment: Experiment, method: str, seed: int, folder: str | Path, *, progress: bool = False
 ) -> None:
-    """One method, one seed: train, evaluate on the way and at the end, record. Resumes if it was killed."""
+    """Run one method with one seed: train, evaluate during training and at the end, record. Resumes.
+
+    Args:
+        experiment: the experiment.
+        method: one of its methods.
+        seed: the training seed.
+        folder: folder of the experiment; the run has a folder in it.
+        progress: show a progress bar.
+    """
     torch.set_num_threads(1)
     policy = load_policy(experiment.policy, device=experiment.device)
     policy = replace(policy, prompt_format=experiment.prompt_format(method) or policy.prompt_format)
@@ -107,7 +115,7 @@ def run_one(
             write_rows(evaluations, [row])
 
     checkpoint = run_folder / "checkpoint.safetensors"
-    if checkpoint.exists():  # it may have been saved when its step was done and its evaluation was not
+    if checkpoint.exists():  # it may have been saved after its step, but before the evaluation of that step
         state = load_checkpoint(checkpoint)
         if not (evaluations.exists() and state["step"] in {row["step"] for row in read_rows(evaluations)}):
             policy.model.load_state_dict(state["model"])
@@ -124,8 +132,16 @@ def run_one(
 def is_complete(experiment: Experiment, method: str, seed: int, folder: str | Path) -> bool:
     """Whether the record of this run holds its final evaluation.
 
-    A setting that did not exist when the run was recorded counts as its default. Raises ValueError where the
-    folder holds a run with other settings.
+    A setting that did not exist when the run was recorded counts as its default.
+
+    Args:
+        experiment: the experiment.
+        method: one of its methods.
+        seed: the training seed.
+        folder: folder of the experiment.
+
+    Raises:
+        ValueError: the folder holds a run with other settings.
     """
     run_folder = Path(folder) / run_name(method, seed)
     evaluations = run_folder / RunLog.EVALUATIONS
@@ -153,13 +169,19 @@ class _Job:
 
 
 def run_experiment(experiment: Experiment, folder: str | Path, *, jobs: int) -> None:
-    """All methods and seeds, `jobs` processes at a time, one torch thread each. Finished runs, packed ones
-    too, are kept: where all are there nothing is run.
+    """Run all methods and seeds that are missing, in parallel processes with one torch thread each.
 
-    The experiment is written to `folder` as a file, and each process is started from it.
+    The experiment is written to `folder` as a file, and each process is started from that file. Finished
+    runs, including packed ones, are kept.
 
-    Raises RuntimeError where there is no GPU for an experiment that needs one, or naming the runs that failed
-    and their logs, after all others have finished.
+    Args:
+        experiment: the experiment.
+        folder: folder of the runs.
+        jobs: number of processes at a time.
+
+    Raises:
+        RuntimeError: the experiment needs a GPU and there is none; or runs failed (raised after all others
+            have finished; the message names the runs and their logs).
     """
     folder = Path(folder)
     if experiment.device == "cuda" and not torch.cuda.is_available():
@@ -220,7 +242,7 @@ def _start(job: _Job, experiment_file: Path) -> _Job:
         str(experiment_file.parent),
     ]
     command += ["base"] if job.method is None else [job.method, str(job.seed)]
-    # Two threads on two busy cores wait for each other; one thread a process does not.
+    # On two busy cores, processes with two threads wait for each other; those with one do not.
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     with open(job.folder / "log.txt", "ab") as log:
         job.process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Who answers: policies, their log-probs, and the samplers that draw completions from them."""
+"""Policies, their log-probs, and the samplers that generate completions from them."""
 
 import lazy_loader as _lazy
 

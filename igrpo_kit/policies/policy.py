@@ -1,4 +1,7 @@
-"""A policy: a causal language model, its tokenizer, and how it is asked."""
+"""A policy: a causal language model, its tokenizer, and its prompt format.
+
+Equations: https://arxiv.org/abs/2602.09000.
+"""
 
 import json
 from dataclasses import asdict, dataclass
@@ -8,19 +11,19 @@ from typing import Any
 from igrpo_kit.core.prompts import PromptFormat, VerdictFormat
 
 DRAFT_BEFORE = PromptFormat(system=None, refinement="<d>{draft}</d>{question}")
-"""Ours: the answer stands as far from the question as without a draft, which helps q' -> q transfer."""
+"""Ours: the answer is as far from the question as without a draft, which helps transfer from q' to q."""
 DRAFT_AFTER = PromptFormat(system=None, refinement="{question}<d>{draft}</d>")
-"""The paper's order, Concat(q, draft) (Eq. 3), without its words."""
+"""The paper's order, Concat(q, draft) (Eq. 3), without its wording."""
 
 TINY_VERDICTS = VerdictFormat(PromptFormat(system=None, refinement="{question}={draft}"), "1", "0")
-"""Is 3*7+5 an answer to 3,7,5:26? Only `tiny-verdicts` knows; no Countdown question or answer has a `=`."""
+"""Is 3*7+5 an answer to 3,7,5:26? Only `tiny-verdicts` is trained on this; no Countdown text has a `=`."""
 
 FORMAT_FILE = "prompt_format.json"
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What is trained and what is needed to ask it."""
+    """The model that is trained, and what is needed to prompt it."""
 
     name: str
     model: Any
@@ -30,7 +33,7 @@ class Policy:
     prompt_format: PromptFormat
 
     def save(self, folder: str | Path) -> None:
-        """Write model (safetensors), tokenizer and prompt format, to be read by `load_policy`."""
+        """Write model (safetensors), tokenizer, and prompt format, to be read by `load_policy`."""
         self.model.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
         (Path(folder) / FORMAT_FILE).write_text(json.dumps(asdict(self.prompt_format), indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""The tiny policy: a character-level tokenizer and an untrained Llama of 0.36 M parameters."""
+"""The tiny policy: a character-level tokenizer and an untrained Llama with 0.36 M parameters."""
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -9,7 +9,7 @@ _CHARACTERS = "0123456789+-*=,:;|() "
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per character of an arithmetic puzzle; q is `<bos>question<a>`, a draft stands in <d></d>."""
+    """One token per character of an arithmetic puzzle; q is `<bos>question<a>`, a draft is in <d></d>."""
     vocabulary = {token: i for i, token in enumerate([*_SPECIAL, *_CHARACTERS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
@@ -27,7 +27,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """An untrained Llama of three layers and 0.36 M parameters, its weights drawn from `seed`."""
+    """An untrained Llama with three layers and 0.36 M parameters, initialized from `seed`."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=96,

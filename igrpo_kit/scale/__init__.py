@@ -1,4 +1,4 @@
-"""From one GPU to several nodes: iGRPO on TRL, the paper's recipes, batch jobs."""
+"""iGRPO on TRL, from one GPU to several nodes: trainer, the paper's recipes, batch jobs."""
 
 import lazy_loader as _lazy
 

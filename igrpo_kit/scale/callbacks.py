@@ -1,9 +1,10 @@
-"""What a run on TRL's trainer needs from outside its loop: to be watched, and to be stopped safely.
+"""Callbacks for TRL's trainer: a step log, and a safe stop.
 
-A batch system asks for a stop by a signal, but a signal reaches the processes of a run at different moments
-and some not at all, and a checkpoint needs all of them at the same step. So the job's shell turns it into a
-file that every node sees, rank 0 looks for it after each step, and all ranks do what rank 0 saw.
-(`enable_jit_checkpoint` of transformers reacts to SIGTERM rank by rank after a timer: right for one process.)
+A batch system requests a stop by a signal. Signals reach the processes of a run at different times, or not at
+all, but a checkpoint needs all processes at the same step. Therefore, the job's shell script translates the
+signal into a file visible to all nodes, rank 0 checks for it after each step, and all ranks follow rank 0.
+(`enable_jit_checkpoint` of transformers makes each rank react to SIGTERM after a timer, which is correct only
+for a single process.)
 """
 
 import math
@@ -28,17 +29,18 @@ _SHOWN = {
 
 
 class StopFile(TrainerCallback):
-    """Ends training after the step under way, with a checkpoint, once the file exists.
+    """Ends training after the current step, with a checkpoint, once a file exists.
 
-    `path` is by default what the environment variable IGRPO_STOP_FILE names, which the Slurm files set;
-    without one nothing is watched. It must lie where rank 0 sees it.
+    Args:
+        path: the file, visible to rank 0. By default the value of the environment variable IGRPO_STOP_FILE,
+            which the Slurm scripts set; without either, there is no check.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = path or os.environ.get("IGRPO_STOP_FILE")
 
     def on_step_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> TrainerControl:
-        """As TrainerCallback has it."""
+        """See TrainerCallback."""
         if self.path is not None:
             asked = [Path(self.path).exists()]
             broadcast_object_list(asked)
@@ -48,16 +50,16 @@ class StopFile(TrainerCallback):
 
 
 class StepLog(TrainerCallback):
-    """Appends what is logged at each step to `folder/metrics.jsonl` at once, and prints a line of it.
+    """Appends the log of each step to `folder/metrics.jsonl` immediately, and prints a summary line.
 
-    A run that resumes writes the steps after its checkpoint anew. Rank 0 alone writes.
+    A resumed run overwrites the steps after its checkpoint. Only rank 0 writes.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / RunLog.METRICS
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """As TrainerCallback has it."""
+        """See TrainerCallback."""
         if state.is_world_process_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             keep_rows(self.path, state.global_step)
@@ -65,7 +67,7 @@ class StepLog(TrainerCallback):
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: Row | None = None, **_: Any
     ) -> None:
-        """As TrainerCallback has it; the summary at a run's end is no step."""
+        """See TrainerCallback. The summary at the end of a run is not a step and is skipped."""
         if state.is_world_process_zero and logs and "loss" in logs:
             append_row(self.path, {"step": state.global_step, **logs})
             numbers = [f"{name} {logs.get(key, math.nan):.3g}" for name, key in _SHOWN.items()]

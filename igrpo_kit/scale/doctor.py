@@ -1,4 +1,4 @@
-"""What this machine can run: `igrpo doctor` checks versions, device, data, grader, engine and browser."""
+"""Diagnosis for `igrpo doctor`: checks versions, device, data, grader, engine and browser."""
 
 import os
 import platform
@@ -12,12 +12,19 @@ from packaging.requirements import Requirement
 
 from igrpo_kit.core.data import data_path, models_path
 
+_DATA = {
+    "policies": "tiny/model.safetensors",
+    "runs/countdown-cpu": "base/config.json",
+    "paper": "table_1.csv",
+    "problems": "countdown-held-out.jsonl",
+    "recipes.json": "",
+}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: "ok", "missing" (something optional is not there) or "failed", why, and what to do."""
+    """The result of a check: "ok", "missing" (an optional part) or "failed", the reason, and what to do."""
 
     what: str
     status: str
@@ -62,11 +69,11 @@ def _device() -> Iterator[Finding]:
 
 
 def _data() -> Iterator[Finding]:
-    for name in ("policies/tiny", "runs/countdown-cpu", "paper", "problems", "recipes.json"):
-        found, mend = data_path(name), "reinstall igrpo-kit, or unset IGRPO_DATA"
+    for folder, file in _DATA.items():  # in the folder that is read: one in IGRPO_DATA may be incomplete
+        found, mend = data_path(folder) / file, "reinstall igrpo-kit, or unset IGRPO_DATA"
         there = found.exists()
         detail = str(found) if there else f"{found} does not exist"
-        yield Finding(f"data: {name}", "ok" if there else "failed", detail, "" if there else mend)
+        yield Finding(f"data: {folder}", "ok" if there else "failed", detail, "" if there else mend)
     fetched = ", ".join(path.name for path in models_path().glob("*") if path.is_dir())
     mend = "" if fetched else "igrpo fetch smollm2 (93 MB) for a real language model"
     status = "ok" if fetched else "missing"
@@ -109,7 +116,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (_versions, _device, _data
 
 
 def examine() -> Iterator[Finding]:
-    """Every check in order; one that cannot be made is a finding too."""
+    """Run every check in order; an exception in a check is reported as a finding."""
     for check in CHECKS:
         try:
             yield from check()

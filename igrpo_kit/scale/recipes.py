@@ -1,13 +1,13 @@
 """The paper's training runs as data: every value with the table or section it comes from.
 
-`data/recipes.json` holds them; a recipe names its `base` and states what it changes. A value is the pair
-[value, source]; a source that begins with "ours" is not the paper's, and "Reading:" marks where the paper
-contradicts itself or is silent and one reading was chosen. A file of your own, of the same form, is loaded by
-its path and may name one of these as its base.
+`data/recipes.json` holds the recipes. A recipe names its `base` and states its changes. A value is a pair
+[value, source]. Sources that begin with "ours" are not from the paper (https://arxiv.org/abs/2602.09000).
+"Reading:" marks values where the paper contradicts itself or is silent, and one reading was chosen. A file of
+your own in the same form is loaded by its path, and may name one of these recipes as its base.
 
-What a recipe does not hold is `gradient_accumulation_steps`. It follows from the prompts per update, the
-group size and the number of GPUs, so a comparison with GRPO, or a run on another machine, keeps the prompts
-per update.
+A recipe does not contain `gradient_accumulation_steps`. It follows from the prompts per update, the group
+size and the number of GPUs. A comparison with GRPO, or a run on another machine, therefore keeps the number
+of prompts per update.
 """
 
 import json
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 RECIPES = data_path("recipes.json")
 
-# section: its keys, and the type of each; None where other rooms hold the names.
+# section -> its keys and their types; None if the keys are defined elsewhere.
 _SECTIONS: dict[str, dict[str, type] | None] = {
     "run": {
         "model": str,
@@ -57,12 +57,12 @@ _ONLY_JUDGED = {"judge", "judge_url", "judge_model"}
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training run: plain values by section, and `sources["section.key"]` says where each comes from."""
+    """A training run: plain values by section; `sources["section.key"]` is the source of each value."""
 
     name: str
     title: str
     run: dict[str, Any]
-    """model, problems, how many of them at most, prompts per update"""
+    """model, problems, their maximum number, prompts per update"""
     rewards: dict[str, float]
     """weight by reward"""
     trainer: dict[str, Any]
@@ -70,16 +70,16 @@ class Recipe:
     evaluation: dict[str, int]
     """runs per problem, by benchmark"""
     decoding: dict[str, Any]
-    """how the benchmarks are answered"""
+    """sampling settings for the benchmarks"""
     server: dict[str, Any]
     """the vLLM server of a run on several nodes"""
     machines: dict[str, Any]
-    """what the run was made for, and what its cost is estimated with"""
+    """the intended GPUs, and the device for cost estimates"""
     sources: dict[str, str]
 
     @property
     def model(self) -> str:
-        """What is trained, as transformers, TRL and vLLM take it: a hub id, or a directory."""
+        """The model to train, in the form transformers, TRL and vLLM accept: a hub id or a directory."""
         if "/" in (name := self.run["model"]):
             return name
         from igrpo_kit.policies.load import local_policies
@@ -87,14 +87,15 @@ class Recipe:
         return str(local_policies().get(name, name))
 
     def to_row(self) -> dict[str, Any]:
-        """Plain values by section, without the sources: for a run's record, and for the shell."""
+        """Plain values by section without the sources, for the run's record and for shell scripts."""
         row = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "sources"}
         return row | {"model": self.model}
 
     def accumulation(self, processes: int) -> int:
         """`gradient_accumulation_steps`: prompts * G / (rows per device * training processes).
 
-        Raises ValueError where that is no whole number.
+        Raises:
+            ValueError: the result is not a whole number.
         """
         rows = self.run["prompts_per_update"] * self.trainer["num_generations"]
         at_once = self.trainer["per_device_train_batch_size"]
@@ -108,11 +109,17 @@ class Recipe:
     def config(
         self, output_dir: str | Path, *, processes: int = 1, vllm_host: str = "", **changes: Any
     ) -> "IGRPOConfig":
-        """The trainer's configuration on so many processes; `changes` are fields of IGRPOConfig.
+        """The trainer's configuration.
 
-        With a `vllm_host` the vLLM server there generates, whatever the recipe says. Raises ValueError naming
-        the recipe: a field IGRPOConfig does not have, a recipe that needs a server and is given none, and as
-        `accumulation`.
+        Args:
+            output_dir: folder of the run.
+            processes: number of training processes.
+            vllm_host: host of a vLLM server for generation, overriding the recipe; "" follows the recipe.
+            changes: fields of IGRPOConfig that differ from the recipe.
+
+        Raises:
+            ValueError: IGRPOConfig has no such field, the recipe needs a vLLM server and `vllm_host` is
+                missing, or as `accumulation`. The message names the recipe.
         """
         from igrpo_kit.scale.trainer import IGRPOConfig
 
@@ -131,7 +138,7 @@ class Recipe:
         )
 
     def reward_functions(self, *, grader: Grader | None = None, prefill: str = "") -> list[Reward]:
-        """The rewards in the order of `rewards`; `prefill` as in FormatReward."""
+        """The reward functions in the order of `rewards`; for `prefill` see FormatReward."""
         made: dict[str, Reward] = {
             "accuracy": AccuracyReward(grader),
             "format": FormatReward(prefill=prefill),
@@ -141,14 +148,16 @@ class Recipe:
         return [made[name] for name in self.rewards]
 
     def problems(self) -> list[Problem]:
-        """What is trained on, the first `max_problems` of it. Raises as `problem_set`."""
+        """The first `max_problems` training problems. Raises as `problem_set`."""
         return problem_set(self.run["problems"])[: self.run["max_problems"]]
 
 
 def problem_set(name: str) -> list[Problem]:
-    """A set of `HUB_SETS` (from the hub or its cache), or a file of `data/problems/` or elsewhere.
+    """A set of `HUB_SETS` (from the hub or its cache), or a file in `data/problems/` or elsewhere.
 
-    Raises ConnectionError where the hub is needed and out of reach, ValueError for what is neither.
+    Raises:
+        ConnectionError: the hub is needed and cannot be reached.
+        ValueError: `name` is neither a set nor a file.
     """
     if name in HUB_SETS:
         return load_hub_set(name)
@@ -159,7 +168,7 @@ def problem_set(name: str) -> list[Problem]:
 
 
 def fits(problems: Sequence[Problem], tokenizer: Any, max_tokens: int) -> list[Problem]:
-    """The problems whose question has at most `max_tokens` tokens: TRL cuts no prompt, and neither do we."""
+    """The problems whose question has at most `max_tokens` tokens. (TRL does not truncate prompts.)"""
     lengths = [
         len(ids) for ids in tokenizer([p.question for p in problems], add_special_tokens=False).input_ids
     ]
@@ -177,12 +186,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def recipe_names() -> list[str]:
-    """The names `load_recipe` knows."""
+    """The names that `load_recipe` accepts."""
     return list(_read(RECIPES))
 
 
 def _merged(name: str, recipes: Mapping[str, Any], path: Path, seen: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A recipe over its base, section by section."""
+    """A recipe merged into its base, section by section."""
     if name not in recipes:
         raise ValueError(f"{path}: no recipe {name!r}; there is {', '.join(recipes)}")
     if name in seen:
@@ -208,10 +217,13 @@ def _checked(where: str, key: str, pair: Any, kind: type | None) -> tuple[Any, s
 
 
 def load_recipe(name: str) -> Recipe:
-    """A recipe by its name in `data/recipes.json`, or the one recipe of a JSON file.
+    """Load a recipe by its name in `data/recipes.json`, or from a JSON file with one recipe.
 
-    Raises ValueError naming file, recipe and key: an unknown name, section or key, a value without its source
-    or of another type, a missing one. Fields of the trainer are checked by `Recipe.config`.
+    Fields of the trainer are checked later, by `Recipe.config`.
+
+    Raises:
+        ValueError: an unknown name, section or key, a missing key, or a value without a source or of another
+            type. The message names file, recipe and key.
     """
     path, recipes = RECIPES, _read(RECIPES)
     if name.endswith(".json"):

@@ -1,13 +1,16 @@
-"""iGRPO on TRL's GRPOTrainer: Stage 1 before its generation, everything else TRL's own (Algorithm 1).
+"""iGRPO on TRL's GRPOTrainer: adds Stage 1 before TRL's generation and leaves the rest to TRL (Algorithm 1).
 
-TRL repeats every prompt G times, draws a completion per row, scores it and trains on it. `IGRPOTrainer` puts
-Stage 1 in front: it drafts from q with TRL's own generation (transformers, vLLM colocated or served), scores
-with the same reward functions, selects one draft per group, and hands TRL the rows with q' as their prompt.
-So log-probs, reference, ratios and loss are conditioned on q', and only the refinements are trained.
+TRL repeats every prompt G times, samples one completion per row, scores it and trains on it. `IGRPOTrainer`
+first runs Stage 1: it samples drafts from q with TRL's own generation (transformers, vLLM colocated or as a
+server), scores them with the same reward functions, selects one draft per group, and passes the rows to TRL
+with q' as their prompt. Log-probs, reference, ratios and loss are therefore conditioned on q', and only the
+refinements are trained.
 
-Groups lie in consecutive rows, over all processes in rank order, and may straddle two of them: rewards and
-drafts are therefore gathered before one is selected. Written for the version of TRL named in constraints.txt;
-what it relies on beyond the public interface is checked when a trainer is made (`check_trl`).
+Groups are consecutive rows, over all processes in rank order, and may span two processes. Rewards and drafts
+are therefore gathered before the selection. The module is written for the TRL version in constraints.txt. The
+non-public parts of TRL that it uses are checked when a trainer is created (`check_trl`).
+
+Algorithm, equations and tables: https://arxiv.org/abs/2602.09000.
 """
 
 import inspect
@@ -36,21 +39,24 @@ from igrpo_kit.tasks.rewards import text_of
 from igrpo_kit.training.checkpoint import load_checkpoint, save_checkpoint
 
 WRITTEN_FOR = "1.16.0"
-"""The version of TRL this module was written for and tested with."""
+"""The TRL version for which this module was written and tested."""
 
 
 @dataclass
 class IGRPOConfig(GRPOConfig):
-    """GRPOConfig with Stage 1; `num_generations` is G, the refinements per prompt (the paper's 4 + 4).
+    """GRPOConfig with Stage 1. `num_generations` is G, the refinements per prompt (in the paper 4 + 4).
 
-    Where TRL's defaults are not the paper's objective (Eq. 5) these are: sequence means (`loss_type="grpo"`,
-    TRL: "dapo"), no correction for the engine's rounding, the plain k3 estimator of the KL term. The wrappers
-    of Table 2 are TRL's flags: `loss_type="dapo"`, and `importance_sampling_level="sequence"` for GSPO.
+    Some defaults differ from TRL's, to match the paper's objective (Eq. 5): the loss is a mean over sequences
+    (`loss_type="grpo"`; TRL: "dapo"), there is no correction for the engine's rounding, and the KL term uses
+    the plain k3 estimator. The other objectives of Table 2 are flags of TRL: `loss_type="dapo"` for DAPO
+    (https://arxiv.org/abs/2503.14476), and `importance_sampling_level="sequence"` for GSPO
+    (https://arxiv.org/abs/2507.18071).
 
-    An update sees `generation_batch_size / num_generations` prompts: half of it for GRPO with twice the group
-    size, so fix the prompts, not the rows, when comparing the two.
+    An update contains `generation_batch_size / num_generations` prompts, so GRPO with twice the group size
+    has half as many. To compare the two, keep the number of prompts equal, not the number of rows.
 
-    Raises ValueError for what cannot be trained; see the messages.
+    Raises:
+        ValueError: the settings cannot be trained (the message says why).
     """
 
     num_drafts: int = field(default=4, metadata={"help": "N, the drafts per prompt; 0 is GRPO"})
@@ -82,7 +88,7 @@ class IGRPOConfig(GRPOConfig):
         if self.max_draft_tokens is not None and self.max_draft_tokens < 1:
             raise ValueError(f"max_draft_tokens must be >= 1, got {self.max_draft_tokens}")
         PromptFormat(None, self.refinement_template)
-        assert self.steps_per_generation is not None  # GRPOConfig has filled it in
+        assert self.steps_per_generation is not None  # set by GRPOConfig
         rows = self.per_device_train_batch_size * self.steps_per_generation
         if self.num_drafts not in (0, self.num_generations) and rows % self.num_generations:
             raise ValueError(
@@ -94,7 +100,7 @@ class IGRPOConfig(GRPOConfig):
             self._check_engine()
 
     def _check_engine(self) -> None:
-        """Raise for an engine that has no room for q'; warn of what makes it slow."""
+        """Raise an error if the engine has no room for q', and warn about settings that make it slow."""
         longest, limit = self.vllm_max_model_length, self.max_completion_length
         draft = self.max_draft_tokens or limit
         if longest is not None and limit is not None and draft is not None and draft + limit >= longest:
@@ -113,7 +119,7 @@ class IGRPOConfig(GRPOConfig):
 def problem_dataset(problems: Iterable[Problem], prompt_format: PromptFormat = PAPER_FORMAT) -> Dataset:
     """Problems as a data set for the trainer: `prompt` holds q's chat messages, and every field is a column.
 
-    The kit's rewards read the columns `id`, `question`, `answer` and `source`.
+    The kit's rewards use the columns `id`, `question`, `answer` and `source`.
     """
     return Dataset.from_list(
         [
@@ -130,7 +136,7 @@ def problem_dataset(problems: Iterable[Problem], prompt_format: PromptFormat = P
 
 
 class TRLMovedError(RuntimeError):
-    """The installed TRL is not the one this module was written for, in a place that matters."""
+    """The installed TRL differs from the supported version in a part that this module uses."""
 
 
 _METHODS = {
@@ -158,9 +164,14 @@ _ATTRIBUTES = (
 
 
 def check_trl(trainer: GRPOTrainer | None = None) -> None:
-    """Raise TRLMovedError, naming version and member, unless TRL has what this module relies on.
+    """Check that TRL has the members that this module uses.
 
-    Without a trainer its methods' leading parameters and what `_generate` returns; with one, its attributes.
+    Args:
+        trainer: check the attributes of this trainer; None checks the leading parameters of TRL's methods and
+            the return value of `_generate`.
+
+    Raises:
+        TRLMovedError: a member is missing or has changed (the message has version and member).
     """
 
     def moved(member: str, found: str) -> TRLMovedError:
@@ -186,21 +197,23 @@ def check_trl(trainer: GRPOTrainer | None = None) -> None:
 
 
 class IGRPOTrainer(GRPOTrainer):
-    """GRPOTrainer whose groups refine a draft: the arguments are GRPOTrainer's, `args` an IGRPOConfig.
+    """GRPOTrainer with iGRPO's Stage 1. The arguments are those of GRPOTrainer; `args` is an IGRPOConfig.
 
-    Rewards are always R(q, o): a reward function sees the data set's prompt and columns, never q'. Metrics of
-    Stage 1 are logged under `igrpo/stage1/`, tokens of both stages are counted, and evaluation is single-shot
-    from q. Advantages are `group_advantages`: no epsilon, exactly 0 in a dead group (TRL's own leave rounding
-    noise over 1e-4). A checkpoint holds the rollout that is still being trained on, so a run resumes bit for
-    bit at any step, not only where TRL draws anew.
+    Rewards are always R(q, o): reward functions are given the data set's prompt and columns, never q'.
+    Metrics of Stage 1 are logged under `igrpo/stage1/`, tokens of both stages are counted, and evaluation is
+    single-shot from q. Advantages are those of `group_advantages`: no epsilon, and exactly 0 in a dead group
+    (TRL's own leave rounding noise divided by 1e-4). Checkpoints contain the current rollout, so a run
+    resumes bit for bit at any step, not only at those where TRL starts a new rollout.
 
-    Prompts are chat messages or plain text; the last turn is the question and is never cut.
+    Prompts are chat messages or plain text. The last turn is the question, which is never truncated.
 
-    Raises TRLMovedError for a TRL that has changed where this relies on it, TypeError for another config, and
-    ValueError for tools, environments, a `rollout_func` and images, which Stage 1 knows nothing of.
+    Raises:
+        TRLMovedError: the installed TRL differs in a part that this class uses.
+        TypeError: `args` is not an IGRPOConfig.
+        ValueError: tools, environments, a `rollout_func` or images, which Stage 1 does not support.
     """
 
-    # What TRL leaves open or knows less of.
+    # Attributes that TRL leaves untyped or types less precisely.
     args: IGRPOConfig
     model: Any
     processing_class: Any
@@ -224,7 +237,7 @@ class IGRPOTrainer(GRPOTrainer):
             self.vllm_generation.sync_weights = self._sync_cpu_engine  # type: ignore[method-assign]
 
     def _sync_cpu_engine(self) -> None:
-        """TRL's own way, `load_weights`, fails on vLLM's CPU engine, which has repacked its weights."""
+        """Replaces TRL's `load_weights`, which fails on vLLM's CPU engine with its repacked weights."""
         engine = self.vllm_generation.llm
         weights = policy_weights(self.accelerator.unwrap_model(self.model))
         engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
@@ -255,14 +268,14 @@ class IGRPOTrainer(GRPOTrainer):
     def _calculate_rewards(
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
     ) -> Tensor:
-        """TRL's, on q instead of q' (Eq. 3 changes the prompt, not the task); kept for what comes after."""
+        """TRL's rewards, on q instead of q' (Eq. 3 changes the prompt, not the task); kept for later use."""
         prompts = prompts if self._questions is None else self._questions
         self._completion_ids = completion_ids_list
         self._rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         return self._rewards
 
     def _shown_drafts(self, inputs: list[dict[str, Any]]) -> list[str | None]:
-        """Stage 1: the draft each local row is shown in Stage 2, None where none was scored or selected."""
+        """Stage 1: the draft in the Stage 2 prompt of each local row, None if none was scored or selected."""
         G, N = self.num_generations, self.args.num_drafts
         rows = inputs if N == G else [row for row in inputs[::G] for _ in range(N)]
         prompts = [row["prompt"] for row in rows]
@@ -279,7 +292,7 @@ class IGRPOTrainer(GRPOTrainer):
 
     @contextmanager
     def _stage_one(self, num_drafts: int) -> Iterator[None]:
-        """Generation of N rows per prompt whose metrics are filed under `igrpo/stage1/`."""
+        """Context for generating N rows per prompt, with metrics logged under `igrpo/stage1/`."""
         metrics, group_size = self._metrics["train"], self.num_generations
         self._metrics["train"], self.num_generations = defaultdict(list), num_drafts
         try:
@@ -287,21 +300,21 @@ class IGRPOTrainer(GRPOTrainer):
             drafted = self._metrics["train"]
         finally:
             self._metrics["train"], self.num_generations = metrics, group_size
-        del drafted["num_tokens"]  # a running total, which Stage 2 logs
+        del drafted["num_tokens"]  # a running total, logged by Stage 2
         for name, values in drafted.items():
             metrics[f"igrpo/stage1/{name}"].extend(values)
-        # What reward functions logged: scalars are filed with the others; columns belong to the table of
-        # completions, whose rows these are not.
+        # Values logged by reward functions: scalars become Stage 1 metrics. Columns are dropped, because they
+        # belong to the table of completions, which has other rows.
         self._pending_extra_logs.clear()
         for name in list(self._pending_metrics):
             self._pending_metrics[f"igrpo/stage1/{name}"] = self._pending_metrics.pop(name)
 
     def _select(self, totals: Float[Tensor, "P N"]) -> Int[Tensor, " P"]:
-        """One choice per group (Eq. 2), process 0's on all of them; NO_DRAFT where no draft was scored."""
+        """One choice per group (Eq. 2), made by process 0 for all; NO_DRAFT if no draft was scored."""
         return broadcast(select_drafts(totals, self.args.select))
 
     def _refine(self, prompt: Any, draft: str | None) -> Any:
-        """q' of a chat or of plain text; q where there is no draft."""
+        """q' of a chat or of plain text; q without a draft."""
         if draft is None:
             return prompt
         messages = PromptFormat(None, self.args.refinement_template).refinement_messages(
@@ -316,12 +329,12 @@ class IGRPOTrainer(GRPOTrainer):
     # Rewards to advantages.
 
     def _totals(self, rewards: Float[Tensor, "B K"]) -> Float[Tensor, " B"]:
-        """sum_k w_k R_k over the functions that scored a row, NaN where none did."""
+        """sum_k w_k R_k over the functions that scored a row, NaN if none did."""
         totals = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
         return totals.masked_fill(rewards.isnan().all(dim=1), torch.nan)
 
     def _exact_advantages(self, advantages: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """The local rows' advantages, exactly 0 in dead groups; also in the logged table."""
+        """Advantages of the local rows, exactly 0 in dead groups; also written to the logged table."""
         start = self.accelerator.process_index * len(advantages)
         local = slice(start, start + len(advantages))
         G = self.num_generations
@@ -329,7 +342,7 @@ class IGRPOTrainer(GRPOTrainer):
         if self.multi_objective_aggregation == "sum_then_normalize" and self.scale_rewards != "batch":
             dead = dead_groups(grouped)
             exact = group_advantages(grouped, scale_by_std=self.scale_rewards == "group").flatten()
-        else:  # normalized over the batch, by TRL
+        else:  # normalized over the batch by TRL
             dead = self._all_dead(grouped)
             exact = gather(advantages).masked_fill(dead.repeat_interleave(G), 0.0)
         self._logs["advantages"].extend(exact.tolist())
@@ -337,7 +350,7 @@ class IGRPOTrainer(GRPOTrainer):
         return exact[local]
 
     def _all_dead(self, totals: Float[Tensor, "P G"]) -> Bool[Tensor, " P"]:
-        """Groups in which what is normalized, each reward or their sum, is constant."""
+        """Groups in which the normalized quantity (each reward, or their sum) is constant."""
         if self.multi_objective_aggregation == "sum_then_normalize":
             return dead_groups(totals)
         parts = self._rewards.view(-1, totals.shape[1], self._rewards.shape[1]).unbind(dim=2)
@@ -358,12 +371,12 @@ class IGRPOTrainer(GRPOTrainer):
             self._log("stage1/dead_groups", dead_groups(fill_unscored(totals)).float().mean())
 
     def _log_copies(self, drafts: Sequence[str | None]) -> None:
-        """The share of refinements that are their draft, letter by letter."""
+        """Log the fraction of refinements that equal their draft exactly."""
         texts = self.processing_class.batch_decode(self._completion_ids, skip_special_tokens=True)
         copied = [torch.nan if d is None else float(d == t) for d, t in zip(drafts, texts, strict=True)]
         self._log("copy_rate", gather(torch.tensor(copied, device=self.accelerator.device)).nanmean())
 
-    # Checkpoints: TRL loses the rollout it is in the middle of, and with it the phase of its generations.
+    # Checkpoints: TRL does not save the current rollout and its position in it.
 
     @property
     def _period(self) -> int:
@@ -374,7 +387,7 @@ class IGRPOTrainer(GRPOTrainer):
         return Path(checkpoint, f"igrpo_state_{self.accelerator.process_index}.safetensors")
 
     def _save_rng_state(self, output_dir: str) -> None:
-        """What decides the next step besides weights and optimizer: random states, and the open rollout."""
+        """Save what the next step needs besides weights and optimizer: random states, current rollout."""
         super()._save_rng_state(output_dir)
         state = {
             "step": self._step,
@@ -397,7 +410,7 @@ class IGRPOTrainer(GRPOTrainer):
             ]
 
     def _read_state(self, checkpoint: str) -> dict[str, Any]:
-        """Raises ValueError for a checkpoint from amid a rollout that is not, or not all, in it."""
+        """Raises ValueError for a checkpoint made during a rollout that it does not contain completely."""
         path, processes = self._state_file(checkpoint), self.accelerator.num_processes
         if path.exists():
             state = load_checkpoint(path)

@@ -1,4 +1,4 @@
-"""What is asked, and what an answer is worth."""
+"""Problem sets, rewards, and answer checking."""
 
 import lazy_loader as _lazy
 

@@ -1,15 +1,16 @@
 """A generative judge as a reward: a language model behind an OpenAI-compatible endpoint scores in [0, 1].
 
-The paper swaps the rule-based reward for GPT-5 "scoring each solution in [0, 1]" (Table 3); its prompt is not
-printed, ours is `JUDGE_PROMPT`. Three things can go wrong, and each is dealt with here:
+The paper (https://arxiv.org/abs/2602.09000) replaces the rule-based reward with GPT-5 "scoring each solution
+in [0, 1]" (Table 3). It does not print the prompt; ours is `JUDGE_PROMPT`. Three kinds of failure are
+handled:
 
-- *The transport.* Rate limits, server errors, slow and cut connections are tried again, after growing pauses
-  or the one the server asks for. What stays broken is a status (`JUDGE_STATUSES`) with the value NaN, never
-  a 0: that would train the policy on the judge's bad day.
-- *The score.* Only the reply's last line counts, and only if it reads `SCORE: x` with x in [0, 1].
-- *The completion.* It is what an optimizer writes under pressure to score high. It stands between two fences
-  named by a hash of what they hold, so it cannot know them; special tokens in it are broken up. That keeps
-  a completion from ending its slot, not from *persuading* a judge: look at what wins.
+- *Transport.* Rate limits, server errors, and slow or dropped connections are retried, after increasing
+  pauses or the one that the server requests. A request that still fails has a status (`JUDGE_STATUSES`) and
+  the value NaN, not 0: the policy must not be trained on failures of the judge.
+- *Score.* Only the last line of the reply counts, and only if it reads `SCORE: x` with x in [0, 1].
+- *Completion.* It is optimized for a high score. It is put between two fences named by a hash of their
+  content, which it therefore cannot contain; special tokens in it are broken up. This prevents a completion
+  from ending its slot, but not from *persuading* a judge: inspect the completions with high scores.
 """
 
 import asyncio
@@ -46,22 +47,22 @@ worthless one; give partial credit for sound steps towards an answer that is mis
 
 Think briefly, then end with one line of exactly this form, with a number from 0 to 1:
 SCORE: 0.5"""
-"""The system message; {fence} is replaced by a name of 16 hexadecimal digits."""
+"""The system message; {fence} is replaced by 16 hexadecimal digits."""
 
 JUDGE_STATUSES = (
-    "judged",  # the value is the judge's score; all others come with NaN
-    "missing_score",  # the reply's last line is no SCORE line
+    "judged",  # the value is the judge's score; with all other statuses it is NaN
+    "missing_score",  # the reply's last line is not a SCORE line
     "non_numeric_score",
     "out_of_range",
-    "bad_response",  # the endpoint answered with something that is no chat completion
-    "http_error",  # an error status, still there after the last try or not worth another
-    "timeout",  # no full answer in time, at the last try
-    "connection_error",  # refused, cut or garbled, at the last try
+    "bad_response",  # the response is not a chat completion
+    "http_error",  # an error status, permanent or still there at the last try
+    "timeout",  # no complete response in time, at the last try
+    "connection_error",  # refused, dropped, or malformed, at the last try
 )
 
 _SCORE_LINE = re.compile(r"SCORE:(.*)", re.IGNORECASE)
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
-_FATAL = (401, 403, 404)  # wrong key, wrong address: no row can ever succeed
+_FATAL = (401, 403, 404)  # wrong key or address: no request can succeed
 
 
 def parse_score(reply: str) -> tuple[float, str]:
@@ -78,10 +79,10 @@ def parse_score(reply: str) -> tuple[float, str]:
 
 
 def judge_messages(problem: Problem, completion: str) -> Messages:
-    """The chat messages that ask for a score; the reference answer is left out if it is empty.
+    """The chat messages that request a score; an empty reference answer is left out.
 
-    The fence is derived from the contents: the same row asks the same words (which a cache needs), and no
-    text contains it, which is checked. Special tokens and `<<<` are broken up in every part.
+    The fence is derived from the contents: the same row gives the same request (which the cache needs), and
+    no text contains the fence (which is checked). Special tokens and `<<<` are broken up in every part.
     """
     parts = {"PROBLEM": problem.question, "REFERENCE ANSWER": problem.answer, "SOLUTION": completion}
     parts = {name: _harmless(text) for name, text in parts.items() if text}
@@ -106,25 +107,36 @@ def _digest(content: Any) -> str:
 
 @dataclass(frozen=True)
 class _Answer:
-    """What came back for one request: the judge's reply if the status is "", else why there is none."""
+    """Result of one request: the judge's reply if the status is "", else the reason why there is none."""
 
     reply: str
     status: str
 
 
 class JudgeReward(Reward):
-    """Scores in [0, 1] from a chat model at `base_url` (such as `http://localhost:8000/v1`); Table 3.
+    """Scores in [0, 1] from a chat model behind an OpenAI-compatible endpoint (Table 3 of the paper).
 
-    `options` is merged into the request's body; GPT-5, for one, accepts no temperature: pass {}. At most
-    `concurrency` requests run at once, each tried up to `max_tries` times with `timeout` seconds a try. The
-    pause before try k+1 is `backoff` * 2^(k-1) seconds, half of it random, or what Retry-After says, and
-    never more than `max_pause`. With a `cache_dir`, accepted scores are kept, one file per request content,
-    and no content is asked twice. Equal rows of one call are asked once.
+    Requests run in their own thread, so this works with and without a running event loop (Jupyter). Equal
+    rows of one call are requested once.
 
-    Works with and without a running event loop (Jupyter): the requests run in a thread of their own.
-    `api_key` defaults to the environment's OPENAI_API_KEY; it is in no cache file.
+    Args:
+        base_url: such as `http://localhost:8000/v1`.
+        model: name of the model at the endpoint.
+        api_key: by default the environment's OPENAI_API_KEY; it is never written to the cache.
+        options: merged into the request's body; by default temperature 0. GPT-5, for example, accepts no
+            temperature: pass {}.
+        concurrency: maximum number of requests at once.
+        max_tries: maximum number of tries per request.
+        timeout: seconds per try.
+        backoff: the pause before try k+1 is `backoff` * 2^(k-1) seconds, half of it random, or what the
+            server's Retry-After says.
+        max_pause: longest pause in seconds.
+        cache_dir: folder for accepted scores, one file per request content; a cached request is not sent
+            again.
 
-    Raises ValueError naming a bad argument; `score` raises RuntimeError if the endpoint says 401, 403 or 404.
+    Raises:
+        ValueError: an argument is invalid (the message names it).
+        RuntimeError: in `score`, the endpoint returns 401, 403, or 404.
     """
 
     __name__ = "judge"
@@ -157,7 +169,7 @@ class JudgeReward(Reward):
         self._key = os.environ.get("OPENAI_API_KEY", "") if api_key is None else api_key
 
     def score(self, problems: Sequence[Problem], completions: Sequence[str]) -> Scores:
-        """See the class. Statuses are those of `JUDGE_STATUSES`."""
+        """One score or NaN per row; the statuses are those of `JUDGE_STATUSES`."""
         check_rows(problems, completions)
         bodies = [
             {"model": self.model, "messages": judge_messages(problem, completion), **self.options}
@@ -167,10 +179,10 @@ class JudgeReward(Reward):
         answers = {key: answer for key in keys if (answer := self._cached(key)) is not None}
         unasked = {key: body for key, body in zip(keys, bodies, strict=True) if key not in answers}
         if unasked:
-            with start_blocking_portal() as portal:  # Ctrl-C leaves the block and cancels what runs in it
+            with start_blocking_portal() as portal:  # Ctrl-C leaves the block and cancels the requests
                 asking = portal.start_task_soon(self._ask_all, unasked)
                 while not asking.done():
-                    wait([asking], timeout=0.2)  # an endless wait may sleep through a signal
+                    wait([asking], timeout=0.2)  # a wait without a timeout may miss a signal
                 answers |= asking.result()
         verdicts = [
             (math.nan, answers[key].status) if answers[key].status else parse_score(answers[key].reply)
@@ -181,7 +193,7 @@ class JudgeReward(Reward):
     async def _ask_all(self, bodies: Mapping[str, Any]) -> dict[str, _Answer]:
         slots = asyncio.Semaphore(self.concurrency)
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        local = httpx.URL(self.url).host in ("localhost", "127.0.0.1", "::1")  # no proxy leads back here
+        local = httpx.URL(self.url).host in ("localhost", "127.0.0.1", "::1")  # not through a proxy
 
         async def ask(key: str) -> _Answer:
             async with slots:
@@ -196,16 +208,16 @@ class JudgeReward(Reward):
                 asyncio.TaskGroup() as group,
             ):
                 tasks = {key: group.create_task(ask(key)) for key in bodies}
-        except BaseExceptionGroup as errors:  # the first one cancelled all other requests
+        except BaseExceptionGroup as errors:  # the first one canceled all other requests
             raise errors.exceptions[0] from None
         return {key: task.result() for key, task in tasks.items()}
 
     async def _ask(self, client: httpx.AsyncClient, body: Any) -> _Answer:
-        """One request with its further tries."""
+        """One request with its retries."""
         for tried in range(1, self.max_tries + 1):
             asked_pause = None
             try:
-                async with asyncio.timeout(self.timeout):  # of the whole answer, however slowly it drips
+                async with asyncio.timeout(self.timeout):  # for the whole response
                     response = await client.post(self.url, json=body)
                 if response.is_success:
                     return _read_reply(response)
@@ -215,7 +227,7 @@ class JudgeReward(Reward):
                     )
                 status, asked_pause = "http_error", _retry_after(response)
                 if response.status_code not in (408, 429) and response.status_code < 500:
-                    break  # the request itself is refused: asking again changes nothing
+                    break  # the request itself is rejected: do not retry
             except TimeoutError:
                 status = "timeout"
             except httpx.RequestError:
@@ -226,7 +238,7 @@ class JudgeReward(Reward):
         return _Answer("", status)
 
     def _cached(self, key: str) -> _Answer | None:
-        """The kept reply to a request; whatever is unreadable there is as if it were not."""
+        """The cached reply to a request; an unreadable file counts as missing."""
         if self.cache_dir is None:
             return None
         try:
@@ -241,7 +253,7 @@ class JudgeReward(Reward):
         self.cache_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=self.cache_dir, suffix=".part", delete=False) as file:
             json.dump({"model": self.model, "reply": reply}, file)
-        os.replace(file.name, self.cache_dir / f"{key}.json")  # whole or not at all
+        os.replace(file.name, self.cache_dir / f"{key}.json")  # atomic
 
 
 def _read_reply(response: httpx.Response) -> _Answer:
@@ -253,7 +265,7 @@ def _read_reply(response: httpx.Response) -> _Answer:
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds the server asks to wait (RFC 9110: a number or a date), or None if it does not say."""
+    """Seconds that the server asks to wait (RFC 9110: a number or a date); None if it does not say."""
     header = response.headers.get("Retry-After", "")
     if header.isascii() and header.isdigit():
         return float(header)

@@ -9,7 +9,7 @@ Split = Literal["train", "held_out"]
 
 @dataclass(frozen=True)
 class Problem:
-    """One question with its reference answer; `source` says where it is from and so how it is checked."""
+    """One question with its reference answer; `source` names its origin and so how answers are checked."""
 
     id: str
     question: str
@@ -18,7 +18,16 @@ class Problem:
 
 
 def problem_from_row(row: Any, where: str, default_source: str) -> Problem:
-    """A row as a Problem; ValueError, beginning with `where`, if a field is missing, empty or no string."""
+    """A row as a Problem.
+
+    Args:
+        row: mapping with id, question, answer, and optionally source.
+        where: file and line or the like, the beginning of every error message.
+        default_source: for a row without a source.
+
+    Raises:
+        ValueError: a field is missing, empty, or not a string.
+    """
     if not isinstance(row, Mapping):
         raise ValueError(f"{where}: expected an object with id, question, answer, got {type(row).__name__}")
     row = {"source": default_source} | dict(row)

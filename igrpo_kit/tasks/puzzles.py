@@ -1,17 +1,17 @@
-"""Countdown and addition: puzzles a program can draw, solve and check exactly.
+"""Countdown and addition puzzles: sampling, solving, and exact checking.
 
-Three families, each a line of plain text, so that a character-level policy and a language model can both be
-asked. Checking is our own few lines: no `eval`, no parser that could be talked into anything, and work that
-is linear in what it is given. A hostile string is simply not an answer.
+Each question of the three families is one line of plain text that both a character-level policy and a
+language model can read. Answers are checked without `eval` or a general parser, in time linear in the length
+of the input. Hostile text is treated as an invalid answer.
 
-| source          | question     | an answer           | reward                                        |
-|-----------------|--------------|---------------------|-----------------------------------------------|
-| `countdown`     | `3,7,5:26`   | `3*7+5`             | 1 if each number is used once and hits 26     |
-| `countdown-max` | `3,7,5,2|50` | `3*7*2+5`           | value / best value <= 50, 0 above the limit   |
-| `addition`      | `123+456=`   | `09,07,05=579`      | 1 if what follows the last `=` is the sum     |
+| source          | question     | an answer           | reward                                            |
+|-----------------|--------------|---------------------|---------------------------------------------------|
+| `countdown`     | `3,7,5:26`   | `3*7+5`             | 1 if each number is used once and the value is 26 |
+| `countdown-max` | `3,7,5,2|50` | `3*7*2+5`           | value / best value <= 50, 0 above the limit       |
+| `addition`      | `123+456=`   | `09,07,05=579`      | 1 if the text after the last `=` is the sum       |
 
-Expressions are chains of whole numbers joined by + - *, the product before sum and difference, without
-brackets. Questions and the answers drawn here use the characters `0123456789+-*=,:|` and no others.
+Expressions are chains of whole numbers joined by + - *, with products evaluated first and no brackets.
+Questions and generated answers use only the characters `0123456789+-*=,:|`.
 """
 
 import itertools
@@ -28,14 +28,14 @@ Verdict = tuple[float, str]
 _NUMBER = r"(?:0|[1-9][0-9]*)"
 _CHAIN = re.compile(rf"{_NUMBER}(?: *[+*-] *{_NUMBER})*")
 _SUM = re.compile(r"0|[1-9][0-9]*|[1-9][0-9]{0,2}(?:,[0-9]{3})+")
-_MOST_NUMBERS = 6  # 6! * 3^5 = 174,960 expressions: about what one table may cost
+_MOST_NUMBERS = 6  # 6! * 3^5 = 174,960 expressions in one table
 
 
 def is_held_out(question: str) -> bool:
     """Whether a question belongs to the held-out tenth: crc32(question) % 10 == 0.
 
-    The split is a property of the question alone, so train and held-out sets are disjoint whatever their
-    seeds and sizes. It separates questions, not what they mean: `3,7,5:26` and `7,3,5:26` are two questions.
+    The split depends only on the text of the question, so train and held-out sets are disjoint for any seeds
+    and sizes. It does not detect equivalent questions: `3,7,5:26` and `7,3,5:26` count as two.
     """
     return zlib.crc32(question.encode()) % 10 == 0
 
@@ -43,7 +43,8 @@ def is_held_out(question: str) -> bool:
 def parse_countdown(question: str) -> tuple[list[int], int]:
     """Numbers and target of a `countdown` or `countdown-max` question.
 
-    Raises ValueError if it is not of the form `3,7,5:26` or `3,7,5,2|50`.
+    Raises:
+        ValueError: the question does not have the form `3,7,5:26` or `3,7,5,2|50`.
     """
     match = re.fullmatch(r"([1-9][0-9]{0,5}(?:,[1-9][0-9]{0,5})*)[:|]([0-9]{1,9})", question)
     if match is None:
@@ -52,7 +53,7 @@ def parse_countdown(question: str) -> tuple[list[int], int]:
 
 
 def _fold(numbers: Sequence[int], operators: Sequence[str]) -> int:
-    """Value of numbers[0] operators[0] numbers[1] ...: products first, then from the left."""
+    """Value of numbers[0] operators[0] numbers[1] ...: products first, then from left to right."""
     total, term = 0, numbers[0]
     for operator, number in zip(operators, numbers[1:], strict=True):
         if operator == "*":
@@ -76,9 +77,12 @@ def _values(numbers: tuple[int, ...]) -> Mapping[int, tuple[str, ...]]:
 
 
 def countdown_values(numbers: Sequence[int]) -> Mapping[int, tuple[str, ...]]:
-    """Every value the numbers can reach, each used exactly once, with the expressions that reach it.
+    """All values that the numbers can reach, each used exactly once, with the expressions that reach them.
 
-    Cached. Raises ValueError for no numbers or more than 6.
+    The result is cached.
+
+    Raises:
+        ValueError: there are no numbers, or more than 6.
     """
     if not 1 <= len(numbers) <= _MOST_NUMBERS:
         raise ValueError(f"numbers: needs 1 to {_MOST_NUMBERS} of them, got {len(numbers)}")
@@ -86,14 +90,19 @@ def countdown_values(numbers: Sequence[int]) -> Mapping[int, tuple[str, ...]]:
 
 
 def countdown_solutions(numbers: Sequence[int], target: int) -> list[str]:
-    """Every expression that uses each number exactly once and equals `target`; empty if there is none."""
+    """All expressions that use each number exactly once and equal `target`; empty if there is none."""
     return list(countdown_values(numbers).get(target, ()))
 
 
 def draw_countdown(rng: random.Random, num_numbers: int, max_number: int) -> tuple[str, str]:
-    """A `countdown` question and one solution: a random expression whose value lies in 0..99.
+    """Sample a `countdown` question and one solution: a random expression with a value in 0..99.
 
-    A target is thus as likely as it is easy to reach.
+    The more expressions reach a target, the more likely it is.
+
+    Args:
+        rng: source of the random numbers.
+        num_numbers: how many numbers the question has.
+        max_number: the largest number; the smallest is 1.
     """
     while True:
         numbers = [rng.randint(1, max_number) for _ in range(num_numbers)]
@@ -104,7 +113,10 @@ def draw_countdown(rng: random.Random, num_numbers: int, max_number: int) -> tup
 
 
 def draw_countdown_max(rng: random.Random, num_numbers: int, max_number: int) -> tuple[str, str]:
-    """A `countdown-max` question, limit in 10..99, and one expression of the best value."""
+    """Sample a `countdown-max` question with a limit in 10..99, and one expression of the best value.
+
+    Arguments as in `draw_countdown`.
+    """
     while True:
         numbers = [rng.randint(1, max_number) for _ in range(num_numbers)]
         limit = rng.randint(10, 99)
@@ -118,7 +130,7 @@ def _best(numbers: tuple[int, ...], limit: int) -> int:
 
 
 def draw_addition(rng: random.Random, digits: int) -> tuple[str, str]:
-    """An `addition` question of two numbers with exactly `digits` digits, and the sum."""
+    """Sample an `addition` question of two numbers with exactly `digits` digits, and the sum."""
     low, high = 10 ** (digits - 1), 10**digits - 1
     a, b = rng.randint(low, high), rng.randint(low, high)
     return f"{a}+{b}=", str(a + b)
@@ -134,10 +146,11 @@ def _addends(question: str) -> tuple[int, int]:
 def addition_solutions(question: str) -> list[str]:
     """The two ways to write an answer: directly, and with a scratchpad.
 
-    The scratchpad lists the column sums from the right, carry included, in two digits each, then the
-    sum: 123+456 -> `09,07,05=579`, 678+456 -> `14,13,11=1134`.
+    The scratchpad lists the column sums from right to left, including the carry, with two digits each, and
+    then the sum: 123+456 -> `09,07,05=579`, 678+456 -> `14,13,11=1134`.
 
-    Raises ValueError for a question that is not an addition.
+    Raises:
+        ValueError: the question is not an addition.
     """
     a, b = _addends(question)
     columns, carry, left, right = list[str](), 0, a, b
@@ -149,19 +162,19 @@ def addition_solutions(question: str) -> list[str]:
 
 
 def _chain_value(numbers: Sequence[int], answer: str) -> int | str:
-    """The answer's value, or the status that says why it has none. Signs LaTeX writes for * are read as *."""
+    """Value of the answer, or the status that says why it has none. LaTeX's signs for * are accepted."""
     for times in (r"\times", r"\cdot", "×", "·"):
         answer = answer.replace(times, "*")
     if not _CHAIN.fullmatch(answer := answer.strip()):
         return "unparsed_answer"
     used = re.findall("[0-9]+", answer)
-    if sorted(used) != sorted(map(str, numbers)):  # as text: a hostile number is never made an int
+    if sorted(used) != sorted(map(str, numbers)):  # as text: a huge number is never converted to int
         return "incorrect"
     return _fold([int(number) for number in used], re.findall("[+*-]", answer))
 
 
 def check_countdown(question: str, answer: str) -> Verdict:
-    """1 and `correct` if the answer uses each number exactly once and hits the target; else 0."""
+    """1 and `correct` if the answer uses each number exactly once and equals the target, else 0."""
     numbers, target = parse_countdown(question)
     value = _chain_value(numbers, answer)
     if isinstance(value, str):
@@ -170,8 +183,10 @@ def check_countdown(question: str, answer: str) -> Verdict:
 
 
 def check_countdown_max(question: str, answer: str) -> Verdict:
-    """value / best for a value in 0..limit, else 0; `correct` is the best value alone, so a partial
-    reward comes with `incorrect`."""
+    """value / best for a value in 0..limit, else 0.
+
+    Only the best value is `correct`; a partial reward comes with `incorrect`.
+    """
     numbers, limit = parse_countdown(question)
     value = _chain_value(numbers, answer)
     if isinstance(value, str):
@@ -183,10 +198,10 @@ def check_countdown_max(question: str, answer: str) -> Verdict:
 
 
 def check_addition(question: str, answer: str) -> Verdict:
-    """1 and `correct` if what follows the last `=` is the sum; without a `=` the whole text is the answer.
+    """1 and `correct` if the text after the last `=` is the sum; without a `=`, the whole text is the answer.
 
-    What stands before is scratchpad and is not judged. The sum is written in digits without leading zeros,
-    with or without thousands separators.
+    Everything before it is scratchpad and is not checked. The sum is written without leading zeros, with or
+    without thousands separators.
     """
     a, b = _addends(question)
     last = answer.rpartition("=")[2].strip()

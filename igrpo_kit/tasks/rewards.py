@@ -1,12 +1,13 @@
-"""Rewards: text in, a number and a status out.
+"""Rewards: a value and a status for each completion.
 
-One protocol: `score(problems, completions)` gives a `Scores`, one value and one status per row. The value is
-what selection and training see; the status says why, and its histogram (`status_counts`) belongs in every
-run's metrics. A row that could not be scored has the value NaN: selection never lets it win, and the rollout
-decides what becomes of it; a NaN must not reach the loss.
+Equations: https://arxiv.org/abs/2602.09000. All rewards have the method `score(problems, completions)`, which
+returns `Scores` with one value and one status per row. Selection and training use the value; the status gives
+the reason, and its histogram (`status_counts`) belongs in every run's metrics. A row that could not be scored
+has the value NaN: selection never chooses it, and the rollout decides how to treat it. NaN must not reach the
+loss.
 
 The same objects are reward functions for TRL's trainers: `GRPOTrainer(reward_funcs=[AccuracyReward(grader),
-FormatReward()], reward_weights=[1.0, 1.0], ...)`. There NaN becomes None, which TRL leaves out.
+FormatReward()], reward_weights=[1.0, 1.0], ...)`. There NaN becomes None, which TRL ignores.
 """
 
 import math
@@ -22,7 +23,7 @@ from igrpo_kit.tasks.verification import SupportsGrading, has_exact_verifier, ve
 
 @dataclass(frozen=True)
 class Scores:
-    """What a reward says of B rows: `values[i]` and `statuses[i]` belong to completion i."""
+    """Rewards of B rows: `values[i]` and `statuses[i]` belong to completion i."""
 
     values: list[float]
     statuses: list[str]
@@ -33,18 +34,18 @@ class Scores:
 
 
 def status_counts(statuses: Iterable[str]) -> dict[str, int]:
-    """How often each status occurs, the most frequent first (equal counts by name)."""
+    """Number of occurrences of each status, the most frequent first (ties by name)."""
     return dict(sorted(Counter(statuses).items(), key=lambda item: (-item[1], item[0])))
 
 
 class Reward:
-    """Base class of rewards: a subclass defines `score`, and is a TRL reward function by `__call__`."""
+    """Base class of rewards. A subclass defines `score`; `__call__` makes it a reward function for TRL."""
 
     __name__: str = "reward"  # TRL logs under this name
     needs: tuple[str, ...] = ()
-    """the problem's fields that `score` reads: columns that must be there when TRL calls"""
+    """the problem's fields that `score` reads: columns that TRL's dataset must have"""
     full_reward: float = 1.0
-    """from this value on a completion counts as correct"""
+    """a completion with at least this value counts as correct"""
 
     def score(self, problems: Sequence[Problem], completions: Sequence[str]) -> Scores:
         """Score completions[i] as an answer to problems[i]."""
@@ -53,11 +54,13 @@ class Reward:
     def __call__(
         self, prompts: Sequence[Any] | None = None, completions: Sequence[Any] = (), **columns: Any
     ) -> list[float | None]:
-        """Score as TRL asks: strings or chat messages, the dataset's columns as lists; NaN becomes None.
+        """Score for TRL: strings or chat messages, and the dataset's columns as lists; NaN becomes None.
 
-        The columns `id`, `question`, `answer` and `source` make up each row's problem. What is missing is
-        filled in: the question by the prompt, the source by nothing (so a Grader is asked, not a verifier).
-        Raises ValueError naming a missing column that the reward needs.
+        The columns `id`, `question`, `answer`, and `source` form each row's problem. A missing question is
+        replaced by the prompt, and a missing source is left empty (so a Grader is used, not a verifier).
+
+        Raises:
+            ValueError: a column that the reward needs is missing (the message names it).
         """
         missing = [name for name in self.needs if columns.get(name) is None]
         if missing:
@@ -83,7 +86,7 @@ RewardLike = Reward | Callable[[Sequence[Problem], Sequence[str]], Sequence[floa
 
 
 def text_of(turn: Any) -> str:
-    """The text of a prompt or completion: a string itself, or the content of its last chat message."""
+    """The text of a prompt or completion: the string itself, or the content of its last chat message."""
     if isinstance(turn, str):
         return turn
     try:
@@ -102,10 +105,13 @@ def check_rows(problems: Sequence[Problem], completions: Sequence[str]) -> None:
 
 
 class AccuracyReward(Reward):
-    """R(o) = 1[extract(o) = a] (Eq. 6): 1 for a right answer, else 0, with the grade's status.
+    """R(o) = 1[extract(o) = a] (Eq. 6): 1 for a correct answer, else 0, with the grade's status.
 
-    Problems whose source has an exact verifier are checked by it (`problems.verify`; `countdown-max` gives
-    partial rewards), all others by the grader. Raises ValueError for such a problem without a grader.
+    Problems whose source has an exact verifier are checked by it (`verification.verify`; `countdown-max`
+    gives partial rewards), all others by the grader.
+
+    Raises:
+        ValueError: in `score`, a problem needs a grader and there is none.
     """
 
     __name__ = "accuracy"
@@ -115,7 +121,7 @@ class AccuracyReward(Reward):
         self.grader = grader
 
     def score(self, problems: Sequence[Problem], completions: Sequence[str]) -> Scores:
-        """See the class."""
+        """Reward and status of each row; see the class."""
         check_rows(problems, completions)
         exact = [has_exact_verifier(problem.source) for problem in problems]
         verdicts = [
@@ -141,14 +147,15 @@ _FORMAT = ["<think>", "</think>", "<answer>", "</answer>"]
 
 
 class FormatReward(Reward):
-    """1 (`formatted`) for `<think>...</think><answer>...</answer>`, else 0 (`unformatted`); appendix C.
+    r"""1 (`formatted`) for `<think>...</think><answer>...</answer>`, else 0 (`unformatted`); appendix C.
 
-    What counts: the four tags, each exactly once and in this order; nothing but whitespace before, between
-    and after the two blocks; an answer that is not blank. The thinking may be blank, and either may run
-    over lines. Whether the answer is right is not asked.
+    Required are the four tags, each exactly once and in this order; only white space before, between, and
+    after the two blocks; and an answer that is not blank. The reasoning may be blank, and both may span
+    several lines. The reward does not depend on whether the answer is correct.
 
-    `prefill` is what the chat template has already written for the assistant (DeepSeek-R1's ends with
-    `<think>\\n`, so a completion never opens the tag itself); it is put before each completion.
+    Args:
+        prefill: what the chat template has already written for the assistant, prepended to each completion.
+            DeepSeek-R1's ends with `<think>\n`, so that a completion never opens the tag itself.
     """
 
     __name__ = "format"
@@ -157,7 +164,7 @@ class FormatReward(Reward):
         self.prefill = prefill
 
     def score(self, problems: Sequence[Problem], completions: Sequence[str]) -> Scores:
-        """See the class."""
+        """Reward and status of each row; see the class."""
         check_rows(problems, completions)
         right = [self._is_formatted(self.prefill + completion) for completion in completions]
         return Scores([float(r) for r in right], ["formatted" if r else "unformatted" for r in right])
@@ -170,13 +177,19 @@ class FormatReward(Reward):
 
 
 class LengthPenalty(Reward):
-    """0 up to `free`, falling in a straight line to -1 at `limit`, and -1 beyond: DAPO's soft overlong
-    punishment (https://arxiv.org/abs/2503.14476, Eq. 13), as a reward to add to others.
+    """0 up to `free`, decreasing linearly to -1 at `limit`, and -1 beyond; to be added to other rewards.
 
-    Statuses: `in_limit`, `long`, `overlong`. Length is `count(text)`: characters, unless you pass a counter
-    of tokens such as `lambda text: len(tokenizer(text).input_ids)`.
+    This is DAPO's soft overlong punishment (https://arxiv.org/abs/2503.14476, Eq. 13). Statuses: `in_limit`,
+    `long`, `overlong`.
 
-    Raises ValueError unless 0 <= free < limit.
+    Args:
+        free: length without penalty.
+        limit: length with the full penalty.
+        count: length of a text: characters by default. For tokens, pass a counter such as
+            `lambda text: len(tokenizer(text).input_ids)`.
+
+    Raises:
+        ValueError: not 0 <= free < limit.
     """
 
     __name__ = "length"
@@ -188,7 +201,7 @@ class LengthPenalty(Reward):
         self.free, self.limit, self.count = free, limit, count
 
     def score(self, problems: Sequence[Problem], completions: Sequence[str]) -> Scores:
-        """See the class."""
+        """Penalty and status of each row; see the class."""
         check_rows(problems, completions)
         excess = [(self.count(c) - self.free) / (self.limit - self.free) for c in completions]
         statuses = ["in_limit" if x <= 0 else "long" if x < 1 else "overlong" for x in excess]
@@ -196,12 +209,12 @@ class LengthPenalty(Reward):
 
 
 class WeightedSum(Reward):
-    """sum_k w_k R_k(o): the paper trains on accuracy + format with weights 1.0 and 1.0 (Table S.2).
+    """sum_k w_k R_k(o); the paper trains on accuracy + format with weights 1.0 and 1.0 (Table S.2).
 
-    A row's status joins those of its parts with `+` (`correct+unformatted`), and a part that is NaN makes
-    the sum NaN.
+    A row's status joins those of its parts with `+` (`correct+unformatted`). If a part is NaN, so is the sum.
 
-    Raises ValueError for no parts, or a number of weights that is not theirs.
+    Raises:
+        ValueError: there are no parts, or the number of weights is different.
     """
 
     def __init__(self, rewards: Sequence[Reward], weights: Sequence[float]) -> None:
@@ -213,7 +226,7 @@ class WeightedSum(Reward):
         self.full_reward = sum(w * reward.full_reward for w, reward in zip(weights, rewards, strict=True))
 
     def score(self, problems: Sequence[Problem], completions: Sequence[str]) -> Scores:
-        """See the class."""
+        """Sum and joined status of each row; see the class."""
         parts = [reward.score(problems, completions) for reward in self.rewards]
         rows = zip(*(part.values for part in parts), strict=True)
         values = [sum(w * value for w, value in zip(self.weights, row, strict=True)) for row in rows]
@@ -249,10 +262,16 @@ def _from_numbers(numbers: Iterable[Any], name: str) -> Scores:
 
 
 def as_reward(fn: Callable[[Sequence[Problem], Sequence[str]], Any], *, full_reward: float = 1.0) -> Reward:
-    """Lift `fn(problems, completions) -> numbers` to a `Reward`; a `Reward` is returned as it is.
+    """Convert `fn(problems, completions) -> numbers` to a `Reward`; a `Reward` is returned unchanged.
 
-    `fn` may also return `Scores`. None and NaN mean "not scored" (status `unscored`), any other number is
-    `scored`. When scored, raises ValueError, with fn's name and the row, for a wrong number of rewards or one
-    that is infinite or no number.
+    None and NaN mean "not scored" (status `unscored`); any other number is `scored`.
+
+    Args:
+        fn: may also return `Scores`.
+        full_reward: a completion with at least this value counts as correct.
+
+    Raises:
+        ValueError: in `score`, the number of rewards is wrong, or a reward is infinite or not a number (the
+            message has fn's name and the row).
     """
     return fn if isinstance(fn, Reward) else _Lifted(fn, full_reward)

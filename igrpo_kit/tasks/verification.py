@@ -1,11 +1,11 @@
-"""Which answer is correct, decided exactly where a program can: by the source of the problem.
+"""Answer checking by the source of the problem, exact wherever a program can decide.
 
 | problems from                | source                                   | checked by                       |
 |------------------------------|------------------------------------------|----------------------------------|
 | `countdown_problems`, ...    | `countdown`, `countdown-max`, `addition` | `verify`, exactly: see `puzzles` |
 | `reasoning_gym_problems`     | `reasoning-gym/<dataset>`                | `verify`, by its own scorer      |
 | `load_hub_set` (hub)         | the name of the set                      | `grading.Grader`                 |
-| `load_problems` (JSONL, CSV) | what the file says                       | whichever fits the source        |
+| `load_problems` (JSONL, CSV) | as given in the file                     | whichever fits the source        |
 """
 
 import re
@@ -40,10 +40,10 @@ def _written_answer(completion: str) -> str:
 
 
 def answer_of(problem: Problem, completion: str) -> str | None:
-    """What a completion answers, for a majority vote: the text that its problem's verifier or grader judges.
+    """The answer in a completion, for a majority vote: the text that the verifier or the grader checks.
 
-    White space around it and, for `addition`, the scratchpad before the last `=` are left out. None where
-    there is no answer.
+    Surrounding white space and, for `addition`, the scratchpad before the last `=` are removed. None if there
+    is no answer.
     """
     exact = has_exact_verifier(problem.source)
     answer = _written_answer(completion) if exact else extract_answer(completion) or ""
@@ -53,13 +53,14 @@ def answer_of(problem: Problem, completion: str) -> str | None:
 
 
 def verify(problem: Problem, completion: str) -> Verdict:
-    """(reward, status) of a completion, by the exact verifier of the problem's source.
+    r"""(reward, status) of a completion from the exact verifier of the problem's source.
 
-    The answer is what `extract_answer` finds (the last `\\boxed{}`, else the last `<answer>`); in a text
-    with neither it is the whole text, which is how a tiny policy answers. An answer slot that was opened
-    and not closed is `no_answer`.
+    The answer is what `extract_answer` finds (the last `\boxed{}`, else the last `<answer>`). If the text has
+    neither, the whole text is the answer, as a tiny policy writes it. An answer slot that is opened but not
+    closed has the status `no_answer`.
 
-    Raises ValueError if the source has no exact verifier or the question is not one of its kind.
+    Raises:
+        ValueError: the source has no exact verifier, or the question does not have the source's format.
     """
     if not has_exact_verifier(problem.source):
         raise ValueError(
@@ -75,14 +76,14 @@ def verify(problem: Problem, completion: str) -> Verdict:
 
 @runtime_checkable
 class SupportsGrading(Protocol):
-    """What is asked of a grader: `grading.Grader`, or a scripted one."""
+    """Interface of a grader: `grading.Grader`, or a scripted one."""
 
     def grade(self, golds: Sequence[str], completions: Sequence[str]) -> list[Grade]:
         """One grade per row."""
 
 
 def check_golds(problems: Sequence[Problem], grader: SupportsGrading) -> dict[str, str]:
-    """The problems whose reference answer is not even accepted for itself: {id: status}; empty is good.
+    """Problems whose reference answer is not graded as correct itself: {id: status}, empty if there are none.
 
     Such a problem gives every completion the same reward, so run this once on every new problem set.
     Procedural sources are checked by `verify`, all others by the grader.

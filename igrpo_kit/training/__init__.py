@@ -1,4 +1,4 @@
-"""One step, and the loop: rollout, update, metrics, records, supervised fine-tuning."""
+"""Training: rollout, update, metrics, the loop, run records, and supervised fine-tuning."""
 
 import lazy_loader as _lazy
 

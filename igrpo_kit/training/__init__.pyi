@@ -1,4 +1,4 @@
-# The public names, and the only list of them: what the type checker reads and what loads on first use.
+# All public names of this package. Type checkers read this list; each module is imported on first use.
 from .config import TrainConfig as TrainConfig
 from .config import Variant as Variant
 from .config import learning_rate_at as learning_rate_at

@@ -1,8 +1,8 @@
-"""A tree of tensors and plain values in one safetensors file, written atomically. Never pickle.
+"""Save and load a tree of tensors and plain values as one safetensors file, written atomically, no pickle.
 
-Optimizers, generators and counters nest dicts and lists of tensors, numbers and strings. The tensors go into
-the file as they are; the tree around them goes into its header as JSON, each tensor replaced by its number.
-One file and one rename: there is no moment at which a checkpoint is half old and half new.
+The state of optimizers, generators and counters consists of nested dicts and lists of tensors, numbers and
+strings. Tensors are stored as they are. The tree is stored as JSON in the file's header, with a number in
+place of each tensor. A checkpoint is one file, put in place by one rename, so it is never half written.
 """
 
 import json
@@ -22,7 +22,7 @@ FORMAT = "igrpo_kit checkpoint 1"
 
 
 class CheckpointError(ValueError):
-    """A file that is no checkpoint of this package, or a damaged one, or one of another run."""
+    """The file is not a checkpoint of this package, is damaged, or belongs to another run."""
 
 
 def _take_out(tree: Any, tensors: dict[str, Tensor]) -> Any:
@@ -31,7 +31,7 @@ def _take_out(tree: Any, tensors: dict[str, Tensor]) -> Any:
         tensors[name] = tree.detach().contiguous()
         return {"tensor": name}
     if isinstance(tree, dict):
-        # pairs, because JSON would turn the integer keys of an optimizer's state into strings
+        # Pairs, because JSON would turn the integer keys of an optimizer's state into strings.
         return {"dict": [[key, _take_out(value, tensors)] for key, value in tree.items()]}
     if isinstance(tree, list | tuple):
         return {"list": [_take_out(value, tensors) for value in tree]}
@@ -52,7 +52,7 @@ def _put_back(tree: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _checksum(tensors: dict[str, Tensor], tree: str) -> str:
-    """safetensors notices a file that is too short, not one whose bytes have changed."""
+    """CRC-32 of the tensors and the tree: safetensors detects a truncated file, but not changed bytes."""
     value = zlib.crc32(tree.encode())
     for name in sorted(tensors, key=int):
         value = zlib.crc32(tensors[name].cpu().flatten().view(torch.uint8).numpy().data, value)
@@ -60,22 +60,29 @@ def _checksum(tensors: dict[str, Tensor], tree: str) -> str:
 
 
 def save_checkpoint(path: str | Path, state: Any) -> None:
-    """Write `state` so that the file holds either the old or the new checkpoint, whatever happens.
+    """Write `state` atomically: at any moment the file holds either the old or the new checkpoint.
 
-    Raises TypeError for anything but tensors, numbers, strings, lists and dicts.
+    Args:
+        path: the file to write.
+        state: nested dicts and lists of tensors, numbers, strings and None.
+
+    Raises:
+        TypeError: `state` holds a value of any other type.
     """
     tensors: dict[str, Tensor] = {}
     tree = json.dumps(_take_out(state, tensors))
-    # Tied weights share memory, which safetensors refuses to write twice.
+    # safetensors refuses to write tensors that share memory, such as tied weights.
     own = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
     metadata = {"format": FORMAT, "tree": tree, "crc32": _checksum(own, tree)}
     write_atomically(path, save(own, metadata=metadata))
 
 
 def load_checkpoint(path: str | Path) -> Any:
-    """The state that was saved, tensors on the CPU, tuples as lists.
+    """Read a saved state. Tensors are on the CPU, and tuples have become lists.
 
-    Raises CheckpointError where the file is damaged or not a checkpoint, and FileNotFoundError.
+    Raises:
+        CheckpointError: the file is damaged or is not a checkpoint.
+        FileNotFoundError: there is no such file.
     """
     if not Path(path).exists():
         raise FileNotFoundError(path)

@@ -1,4 +1,7 @@
-"""What decides a run: its settings, the learning-rate schedule, and the variant of the step it takes."""
+"""The settings of a run, its learning-rate schedule, and its variant of the training step.
+
+Tables: https://arxiv.org/abs/2602.09000.
+"""
 
 import dataclasses
 import math
@@ -14,9 +17,12 @@ from igrpo_kit.training.update import Trained, trained_stages
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything that decides a run but the policy, the problems and the reward. Counts are per step.
+    """Everything that defines a run except the policy, the problems and the reward. Counts are per step.
 
-    GRPO is `num_drafts=0`; at a matched rollout budget its `num_refinements` is iGRPO's N + G.
+    For GRPO set `num_drafts=0`. At an equal rollout budget, its `num_refinements` is iGRPO's N + G.
+
+    Raises:
+        ValueError: a setting is out of range, or two settings exclude each other.
     """
 
     steps: int
@@ -27,28 +33,28 @@ class TrainConfig:
     num_refinements: int = 4
     """G"""
     select: str | Selector = "best"
-    """best, worst, random, first, none, or a selector of your own"""
+    """best, worst, random, first, none, or a callable of your own"""
     objective: Objective = dataclasses.field(default_factory=GRPO)
     train_drafts: bool = False
-    """our extension: the drafts also enter the update, as an ordinary group on q"""
+    """our extension: the update also trains the drafts, as an ordinary group conditioned on q"""
     num_iterations: int = 1
-    """optimizer steps per rollout (mu); from the second on the ratio leaves 1 and the clip acts"""
+    """optimizer steps per rollout (mu); from the second on, the ratio differs from 1 and clipping applies"""
     micro_batches: int = 1
-    """each trained stage's update is computed in this many pieces, with the same gradient"""
+    """number of pieces in which each trained stage's update is computed; the gradient is the same"""
     learning_rate: float = 3e-4
     warmup_steps: int = 10
     min_lr_ratio: float = 1.0
-    """where the cosine ends, as a share of `learning_rate`; 1 keeps it constant, the paper has 0.1"""
+    """final learning rate as a fraction of `learning_rate`; 1 keeps it constant, the paper uses 0.1"""
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     max_draft_tokens: int | None = None
     stop_at: float | None = None
-    """stop sampling a problem's drafts at this reward; see `rollout.sample_drafts`"""
+    """stop sampling drafts for a problem at this reward; see `rollout.sample_drafts`"""
     draft_ahead: bool = False
-    """sample a step's drafts one step earlier, in one batch with that step's refinements: faster, and drafts
-    are one update old; see `rollout.rollout_with_next_drafts`"""
+    """sample a step's drafts one step earlier, in one batch with that step's refinements: faster, but
+    the drafts are one update old; see `rollout.rollout_with_next_drafts`"""
     bfloat16: bool = False
-    """autocast the update to bfloat16, weights stay in float32"""
+    """autocast the update to bfloat16; the weights stay in float32"""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -75,7 +81,7 @@ class TrainConfig:
             )
 
     def to_row(self) -> Row:
-        """Plain values for `config.json`, the objective by its name and settings."""
+        """Plain values for `config.json`, with the objective as its name and settings."""
         row = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         row["select"] = (
             self.select if isinstance(self.select, str) else getattr(self.select, "__name__", "own")
@@ -86,10 +92,11 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """A method with other steps inside the same loop: what is rolled out, and what is trained on it.
+    """A method that runs in the same loop with its own rollout or its own choice of trained completions.
 
-    `rollout` is called like `igrpo_rollout`; `trained` says which completions enter the update, on which
-    prompts and with which advantages, as `trained_stages` does. See `baselines`.
+    `rollout` has the signature of `igrpo_rollout`. `trained` has the signature of `trained_stages` and
+    returns the completions that enter the update, with their prompts and advantages. See
+    `experiments.baselines`.
     """
 
     name: str
@@ -98,13 +105,17 @@ class Variant:
 
 
 IGRPO_STEPS = Variant("igrpo")
-"""The paper's method; with `num_drafts=0` it is GRPO."""
+"""The paper's method; GRPO if `num_drafts=0`."""
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
-    """Linear warm-up over `warmup_steps`, then a cosine to `min_lr_ratio` (Table S.2); steps from 1.
+    """Learning rate: linear warm-up over `warmup_steps`, then a cosine decay to `min_lr_ratio` (Table S.2).
 
-    A function of the step alone, so there is no scheduler to save.
+    The rate depends on the step alone, so there is no scheduler state to save.
+
+    Args:
+        step: step number, counted from 1.
+        config: settings of the run.
     """
     if step <= config.warmup_steps:
         return config.learning_rate * warm_up(step, config.warmup_steps)

@@ -1,7 +1,7 @@
-"""The training loop (Algorithm 1): rollout, update, record, step after step; checkpoint and resume.
+"""The training loop (Algorithm 1): rollout, update and metrics for each step, with checkpoints and resuming.
 
-`train` is an iterator of metric rows. What happens in a step is `rollout` and `update`; this is what happens
-between steps.
+`train` iterates over metric rows. `rollout` and `update` implement a single step; this module implements what
+happens between steps. Algorithm: https://arxiv.org/abs/2602.09000.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ from igrpo_kit.training.update import NonFiniteError, update
 
 
 def problems_of_step(problems: Sequence[Problem], step: int, config: TrainConfig) -> list[Problem]:
-    """The P problems of a step: the set reshuffled each epoch, then cut into steps. Steps count from 1."""
+    """The P problems of a step, counted from 1: the set is reshuffled every epoch and then cut into steps."""
     picked = []
     for position in range((step - 1) * config.prompts_per_step, step * config.prompts_per_step):
         epoch, index = divmod(position, len(problems))
@@ -53,10 +53,10 @@ def _epoch_order(count: int, seed: int, epoch: int) -> list[int]:
 
 @contextlib.contextmanager
 def _interrupt_sets(stop: threading.Event) -> Iterator[None]:
-    """Within: the first Ctrl-C asks the loop to stop after its step, a second one interrupts at once.
+    """Make the first Ctrl-C stop the loop after the current step, and a second one interrupt immediately.
 
-    That holds also while the caller works on a row, or the interrupt would leave that work half done. Signals
-    can be caught in the main thread alone; elsewhere `stop` itself is the way.
+    This also applies while the caller processes a row, so that an interrupt does not leave that work half
+    done. Only the main thread can handle signals. In other threads, set `stop` instead.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -77,7 +77,7 @@ def _interrupt_sets(stop: threading.Event) -> Iterator[None]:
 
 
 class _Run:
-    """The state of a run between two steps: what a checkpoint holds, and how a step changes it."""
+    """The state of a run between two steps: the content of a checkpoint, and the methods that change it."""
 
     def __init__(
         self, sampler: Sampler, reward: RewardLike, problems: Sequence[Problem], config: TrainConfig,
@@ -138,9 +138,9 @@ class _Run:
         return {**row, "learning_rate": learning_rate, "seconds/sync": perf_counter() - start}
 
     def advance(self) -> tuple[Row, Rollout]:
-        """One step: rollout, update, sync of the sampler, metrics."""
+        """One step: rollout, update, sampler sync, metrics."""
         start, cpu_start, config, step = perf_counter(), process_time(), self.config, self.step + 1
-        self.between_steps = False  # from here to the end nothing of the state may be saved
+        self.between_steps = False  # do not save the state until the step is complete
         device = self.policy.model.device
         rollout, rollout_mb = with_peak_memory(device, partial(self._rollout, step))
         updated, update_mb = with_peak_memory(device, partial(self._update, step, rollout))
@@ -166,7 +166,7 @@ class _Run:
         }, rollout
 
     def identity(self) -> Row:
-        """What makes this run this run: a checkpoint of anything else is refused."""
+        """What identifies this run; a checkpoint with another identity is rejected."""
         problems = "\n".join(f"{p.id}\t{p.question}\t{p.answer}" for p in self.problems)
         return {
             **self.config.to_row(),
@@ -184,7 +184,7 @@ class _Run:
         }
 
     def state(self) -> Row:
-        """Everything the next step depends on."""
+        """Everything that the next step depends on."""
         return {
             "step": self.step,
             "tokens": [self.tokens_sampled, self.tokens_trained],
@@ -200,7 +200,11 @@ class _Run:
         }
 
     def restore(self, state: Row, path: Path) -> None:
-        """Go on from `state`. Raises CheckpointError where it is of other settings or of another model."""
+        """Continue from `state`.
+
+        Raises:
+            CheckpointError: `state` has other settings or belongs to another model.
+        """
         mine, theirs = self.identity(), state.get("identity", {})
         differing = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
         if differing:
@@ -246,25 +250,41 @@ def train(
     stop: threading.Event | None = None,
     progress: bool = True,
 ) -> Iterator[Row]:
-    """Train the sampler's policy and yield each step's metric row, as recorded (Algorithm 1).
+    """Train the sampler's policy and yield the metric row of each step (Algorithm 1).
 
-    With a `folder` the run is recorded there (see `runlog`), with a checkpoint every `checkpoint_every`
-    steps (0: only on stopping) and `samples_every` steps some completions in full. `resume=True` goes on
-    from the folder's checkpoint, or starts where there is none yet: rows and weights are then those of the
-    uninterrupted run, bit for bit, on the same machine, software and number of threads. Ctrl-C, or setting
-    `stop` from another thread, ends the run after the current step, and the caller's work on it, with a
-    checkpoint. Closing the iterator saves one too, whatever the caller had still to do. `variant` puts
-    another method's steps into the same loop (`baselines`).
+    Ctrl-C, or setting `stop`, ends the run after the current step, once the caller has processed its row, and
+    saves a checkpoint. Closing the iterator also saves a checkpoint, even if the caller has work left to do.
+    A resumed run has the same rows and weights as an uninterrupted one, bit for bit, on the same machine,
+    with the same software and number of threads.
 
-    Raises CheckpointError for a damaged checkpoint or one of another run, FileExistsError where the folder
-    holds a run that is not resumed, NonFiniteError with the batch saved in the folder.
+    Args:
+        sampler: samples from the policy to be trained, `sampler.policy`, with top_p = 1.
+        reward: scores completions against their problems.
+        problems: training problems, at least one.
+        config: all other settings.
+        variant: the method's rollout and update (see `experiments.baselines`).
+        folder: where the run is recorded (see `training.records`); None records nothing.
+        checkpoint_every: steps between two checkpoints; 0 saves one only when the run stops.
+        samples_every: steps between two records of full completions; 0 records none.
+        resume: continue from the folder's checkpoint, or start a new run if there is none.
+        stop: an event that another thread can set to end the run.
+        progress: show a progress bar.
+
+    Yields:
+        One row of metrics per step, as recorded in `metrics.jsonl`.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged or belongs to another run.
+        FileExistsError: the folder holds a run and `resume` is False.
+        NonFiniteError: loss or gradient is NaN or infinite; the batch is saved in the folder.
+        ValueError: there are no problems, or the settings do not fit the sampler or the variant.
     """
     run = _Run(sampler, reward, problems, config, variant)
     folder = None if folder is None else Path(folder)
     stop = threading.Event() if stop is None else stop
     path = None if folder is None else folder / "checkpoint.safetensors"
     log = None if folder is None else _open_record(run, folder, resume)
-    sampler.sync()  # the weights may be a checkpoint's
+    sampler.sync()  # the weights may come from a checkpoint
     saved_at = run.step
     bar = tqdm(total=config.steps, initial=run.step, disable=not progress, unit="step")
     try:
@@ -274,7 +294,7 @@ def train(
                 bar.update()
                 bar.set_postfix(reward=f"{row['reward']:.3f}", entropy=f"{row['entropy']:.3f}")
                 yield row
-                # After the caller's own work on this step, so that no periodic checkpoint is ahead of it.
+                # After the caller has processed this step, so no periodic checkpoint is ahead of that work.
                 if path is not None and checkpoint_every and run.step % checkpoint_every == 0:
                     save_checkpoint(path, run.state())
                     saved_at = run.step
@@ -286,7 +306,7 @@ def train(
 
 
 def _open_record(run: _Run, folder: Path, resume: bool) -> RunLog:
-    """The run's record, after going on from its checkpoint where there is one to resume."""
+    """Open the run's record, restoring the checkpoint if the run is resumed and has one."""
     path = folder / "checkpoint.safetensors"
     resuming = resume and (folder / "config.json").exists()
     if resuming and path.exists():

@@ -1,4 +1,4 @@
-"""Peak memory of a piece of work."""
+"""Peak memory of a function call."""
 
 import contextlib
 import math
@@ -18,10 +18,15 @@ Result = TypeVar("Result")
 
 
 def with_peak_memory(device: torch.device, work: Callable[[], Result]) -> tuple[Result, float]:
-    """The result of `work()`, and the peak memory meanwhile in MB (10^6 bytes).
+    """Call `work()` and measure the peak memory during the call.
 
-    On a GPU what was allocated, otherwise what this process held; outside Linux that peak is the process's
-    highest so far, and NaN where the system does not report it.
+    Args:
+        device: a CUDA device measures the memory allocated on it; otherwise the process's memory is measured.
+        work: the function to call.
+
+    Returns:
+        The result of `work()`, and the peak in MB (10^6 bytes). Outside Linux, the CPU peak is the process's
+        maximum so far. It is NaN if the system does not report it.
     """
     _reset_peak(device)
     return work(), _peak_mb(device)
@@ -38,7 +43,7 @@ def _reset_peak(device: torch.device) -> None:
 def _peak_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    if sys.platform == "linux":  # getrusage's peak would be that of the process this one was started by
+    if sys.platform == "linux":  # The peak of getrusage would be that of the parent process.
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
     if resource is None:

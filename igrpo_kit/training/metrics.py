@@ -1,8 +1,10 @@
-"""What one step's rollout looked like, as one flat row of numbers.
+"""Metrics of one step's rollout, as one flat row of numbers.
 
-Names with `stage1` speak of the drafts, the others of the group that is trained: iGRPO's refinements,
-conditioned on q', or GRPO's completions of q. The two methods' `reward`s are therefore not comparable: a
-refinement was shown the best draft.
+Names that begin with `stage1/` refer to the drafts. The other names refer to the group that is trained:
+iGRPO's refinements, conditioned on q', or GRPO's completions, conditioned on q. The `reward` of the two
+methods is therefore not comparable: iGRPO's refinements are conditioned on the best draft.
+
+Propositions and equations: https://arxiv.org/abs/2602.09000.
 """
 
 import torch
@@ -24,7 +26,7 @@ def _stage_metrics(stage: Stage) -> dict[str, float]:
     sampled = torch.tensor([reason != NOT_SAMPLED for reason in samples.finish_reasons])
     lengths = samples.mask.sum(dim=1)[sampled].float()
     alike = dead_groups(rewards) if rewards.shape[1] > 1 else torch.ones(len(rewards), dtype=torch.bool)
-    if not sampled.all():  # early stopping: a problem's drafts are no group
+    if not sampled.all():  # with early stopping, a problem's drafts do not form a group
         alike = torch.full((len(rewards),), torch.nan)
     return {
         "reward": _mean(stage.rewards[~stage.rewards.isnan()]),
@@ -42,9 +44,9 @@ def _stage_metrics(stage: Stage) -> dict[str, float]:
 
 
 def _best_draft_metrics(drafts: Stage, num_drafts: int) -> dict[str, float]:
-    """The measured best of N beside Proposition 3.1, with the mean p and, unbiased, with each prompt's own.
+    """Measured best of N, and the predictions of Proposition 3.1 from the mean p and from each prompt's p.
 
-    The latter needs more than N samples of q: of N alone it is the measurement itself.
+    The second prediction is unbiased. It needs more than N samples of q: with N it equals the measurement.
     """
     n = drafts.rewards.shape[1]
     best = drafts.rewards.nan_to_num(nan=-torch.inf)[:, :num_drafts].amax(dim=1)
@@ -52,7 +54,7 @@ def _best_draft_metrics(drafts: Stage, num_drafts: int) -> dict[str, float]:
         "best_draft_reward": _mean(best[best.isfinite()]),
         "best_draft_correct": _mean(drafts.correct[:, :num_drafts].any(dim=1)),
     }
-    if not drafts.rewards.isnan().any():  # with early stopping the drafts are no fixed-size sample
+    if not drafts.rewards.isnan().any():  # with early stopping, the number of drafts is not fixed
         row["best_draft_predicted_from_mean_p"] = 1 - (1 - _mean(drafts.correct)) ** num_drafts
         if n > num_drafts:
             per_prompt = pass_at_k(n, drafts.correct.sum(dim=1).numpy(), num_drafts)
@@ -61,7 +63,7 @@ def _best_draft_metrics(drafts: Stage, num_drafts: int) -> dict[str, float]:
 
 
 def _transition_metrics(rollout: Rollout) -> dict[str, float]:
-    """From the draft that was shown to its refinements: copied, repaired, regressed; rates and counts."""
+    """Rates and counts of copied, repaired and regressed refinements, relative to their draft."""
     assert rollout.drafts is not None and rollout.shown_rewards is not None
     P, G = rollout.refinements.rewards.shape
     shown = [rollout.draft_text(i) for i in range(P)]
@@ -84,11 +86,15 @@ def _transition_metrics(rollout: Rollout) -> dict[str, float]:
 
 
 def rollout_metrics(rollout: Rollout, *, num_drafts: int) -> dict[str, float]:
-    """One flat row: rewards per stage, best draft, dead groups, copies, transitions, entropy, lengths.
+    """One flat row: rewards by stage, best draft, dead groups, copies, transitions, entropy and lengths.
 
-    A completion is *correct* from the reward's `full_reward` on. For GRPO, whose completions are samples of
-    q, `num_drafts` says what best-of-N its predictions are for (the budget-matched iGRPO's N).
-    Entropies are nats per token, lengths tokens per completion. NaN where a number does not exist.
+    A completion is *correct* if its reward is at least the reward's `full_reward`. Entropies are in nats per
+    token, lengths in tokens per completion, times in seconds. A number that is undefined is NaN.
+
+    Args:
+        rollout: the rollout of one step.
+        num_drafts: N of the best-of-N metrics. For GRPO, whose completions are all sampled from q, use the N
+            of iGRPO at the same rollout budget.
     """
     row = _stage_metrics(rollout.refinements)
     on_q = rollout.refinements

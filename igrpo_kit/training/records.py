@@ -1,10 +1,10 @@
-"""The run record: a folder of plain files that a crash cannot corrupt and a notebook can read.
+"""Run records: a folder of plain files that survives crashes and is easy to read from a notebook.
 
-config.json              every setting, versions, device, git commit
-metrics.jsonl            one row per optimization step
-evaluations.jsonl        evaluations on held-out problems, at some steps
+config.json              all settings, versions, device, git commit
+metrics.jsonl            one row per training step
+evaluations.jsonl        evaluations on held-out problems
 samples.jsonl            some drafts and refinements in full
-checkpoint.safetensors   the state a run resumes from (see `training.loop`)
+checkpoint.safetensors   the state from which a run resumes (see `training.loop`)
 """
 
 import gzip
@@ -22,7 +22,7 @@ from igrpo_kit.core.rows import Row, append_row, jsonable, keep_rows, read_rows,
 from igrpo_kit.training.rollout import Rollout, Stage
 
 SCHEMA = 2
-"""of the files of a run; older ones are upgraded when they are read"""
+"""version of the record format; older records are upgraded when they are read"""
 
 _RENAMED = {
     "prompts": "prompts_per_step",
@@ -39,17 +39,19 @@ _RENAMED = {
     "wrong_to_right": "repaired",
     "draft_right": "draft_correct",
 }
-"""names of schema 1 -> those of today, of settings, metrics and evaluations"""
+"""names of settings, metrics and evaluation fields in schema 1 -> current names"""
 
 TRANSITIONS = ("kept", "regressed", "repaired", "still_incorrect")
-"""what becomes of a correct draft, twice, and of an incorrect one, twice"""
+"""two outcomes of refining a correct draft, then two of refining an incorrect one"""
 
 
 def upgraded(row: Row) -> Row:
-    """A row of settings, metrics or evaluations under today's names; a row of today unchanged.
+    """A row of settings, metrics or evaluations under the current names; a current row is unchanged.
 
-    Schema 1 logged transitions as shares of 6 digits: the counts behind them are restored, if they are
-    determined. Raises ValueError naming the step whose shares are not those of whole numbers.
+    Schema 1 logged transitions as rates with 6 digits. Their counts are restored where they are determined.
+
+    Raises:
+        ValueError: the rates do not correspond to whole numbers (the message names the step).
     """
     if "transitions/kept" in row or not _RENAMED.keys() & row.keys():
         return row
@@ -64,11 +66,11 @@ def upgraded(row: Row) -> Row:
 
 
 def _transition_counts(row: Row) -> list[int] | None:
-    """`correct` = d (1 - regressed) + (1 - d) repaired, with d the share shown a correct draft."""
+    """Solve `correct` = d (1 - regressed) + (1 - d) repaired for d, the fraction with a correct draft."""
     regressed, repaired = row["regressed"], row["repaired"]
     if regressed is None or repaired is None:
         shown_correct = 0.0 if regressed is None else 1.0
-    elif abs(1 - regressed - repaired) < 1e-3:  # both kinds of drafts end alike, whatever their numbers
+    elif abs(1 - regressed - repaired) < 1e-3:  # equal outcomes do not determine d
         return None
     else:
         shown_correct = (row["correct"] - repaired) / (1 - regressed - repaired)
@@ -84,7 +86,7 @@ def _transition_counts(row: Row) -> list[int] | None:
 
 
 def _git_commit() -> str | None:
-    """None outside a checkout: an installed package may lie inside a repository of something else."""
+    """None outside a checkout, because an installed package may lie inside an unrelated repository."""
     folder = checkout()
     if folder is None:
         return None
@@ -113,7 +115,7 @@ def environment(device: str) -> Row:
 
 
 def processor_name() -> str:
-    """The processor's model name where the system tells it, else the architecture."""
+    """The processor's model name if the system reports it, otherwise the architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -123,10 +125,16 @@ def processor_name() -> str:
 
 
 class RunLog:
-    """Writes one run's folder. `resume_at` is the step a checkpoint holds: later rows are dropped.
+    """Writes the files of one run.
 
-    Raises FileExistsError where the folder holds a run already and nothing is resumed: a record is never
-    overwritten.
+    Args:
+        folder: the run's folder; it is created.
+        config: content of `config.json`.
+        resume_at: step of the checkpoint from which the run resumes; later rows are dropped. None starts a
+            run.
+
+    Raises:
+        FileExistsError: the folder holds a run and `resume_at` is None. Records are never overwritten.
     """
 
     METRICS, EVALUATIONS, SAMPLES = "metrics.jsonl", "evaluations.jsonl", "samples.jsonl"
@@ -143,7 +151,7 @@ class RunLog:
             write_atomically(folder / "config.json", text.encode())
 
     def metrics(self, row: Row) -> None:
-        """Append one step's metrics."""
+        """Append the metrics of one step."""
         append_row(self.folder / self.METRICS, row)
 
     def samples(self, rows: Iterable[Row]) -> None:
@@ -153,19 +161,22 @@ class RunLog:
 
 
 def read_config(folder: str | Path) -> Row:
-    """A run's settings and environment. Raises FileNotFoundError naming the file that is missing."""
+    """A run's settings and environment. Raises FileNotFoundError with the name of the missing file."""
     return upgraded(json.loads((Path(folder) / "config.json").read_text()))
 
 
 def read_run(folder: str | Path) -> tuple[Row, list[Row]]:
-    """A run's config and its metric rows. Raises FileNotFoundError naming the file that is missing."""
+    """A run's config and metric rows. Raises FileNotFoundError with the name of the missing file."""
     return read_config(folder), list(map(upgraded, read_rows(Path(folder) / RunLog.METRICS)))
 
 
 def pack_run(folder: str | Path, target: str | Path) -> None:
-    """Copy a run's record for keeping: rows gzipped, numbers to 6 significant digits, no checkpoint.
+    """Copy a run's record in compact form: gzipped rows, 6 significant digits, no checkpoint.
 
-    The same record gives the same bytes. Raises FileNotFoundError where `folder` holds no run.
+    The same record always gives the same bytes.
+
+    Raises:
+        FileNotFoundError: `folder` holds no run.
     """
     folder, target = Path(folder), Path(target)
     target.mkdir(parents=True, exist_ok=True)
@@ -187,7 +198,7 @@ def _rounded(value: Any) -> Any:
 
 
 def sample_rows(step: int, rollout: Rollout, *, problems: int) -> Iterator[Row]:
-    """The first few problems of a rollout in full: question, drafts, the one shown, refinements."""
+    """The first `problems` problems of a rollout in full: question, drafts, selected draft, refinements."""
     G = rollout.refinements.rewards.shape[1]
     for i, problem in enumerate(rollout.problems[:problems]):
         row: Row = {"step": step, "id": problem.id, "question": problem.question, "answer": problem.answer}

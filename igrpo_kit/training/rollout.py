@@ -1,8 +1,10 @@
-"""The two stages of iGRPO over any sampler and any reward (Algorithm 1, lines 5-15); no gradients here.
+"""The two stages of iGRPO for any sampler and any reward (Algorithm 1, lines 5-15), without gradients.
 
 Stage 1 samples N drafts per problem, scores them and selects one. Stage 2 samples G refinements from the
-refinement prompt q' and scores them. GRPO is the case N = 0: Stage 2 alone, from q. How q and q' are worded
+refinement prompt q' and scores them. GRPO is the case N = 0: Stage 2 alone, from q. The wording of q and q'
 is a property of the sampler's policy (`Policy.prompt_format`).
+
+Algorithm and equations: https://arxiv.org/abs/2602.09000.
 """
 
 from collections.abc import Sequence
@@ -21,12 +23,12 @@ from igrpo_kit.tasks.problem import Problem
 from igrpo_kit.tasks.rewards import RewardLike, Scores, as_reward
 
 NOT_SAMPLED = "not_sampled"
-"""Status of a draft that early stopping saved; its reward is NaN, so no selector can pick it."""
+"""Status of a draft that early stopping skipped. Its reward is NaN, so no selector can choose it."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage sampled and its rewards; `samples` and `scores` hold the rows of `rewards`, flat."""
+    """One stage's samples and their rewards; `samples` and `scores` hold the rows of `rewards` flattened."""
 
     samples: Samples
     scores: Scores
@@ -37,31 +39,31 @@ class Stage:
 
     @property
     def correct(self) -> Bool[Tensor, "P n"]:
-        """Which completions reached the full reward; one that could not be scored did not."""
+        """True for completions that reached the full reward; False for those that could not be scored."""
         return self.rewards >= self.full_reward
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """One step's experience. `refinements` is the group that is trained, sampled from q' or, for GRPO, q."""
+    """The result of both stages. `refinements` is the trained group, sampled from q' (GRPO: from q)."""
 
     problems: list[Problem]
     drafts: Stage | None
     """None for GRPO"""
     selected: Int[Tensor, " P"] | None
-    """index of the draft each problem's Stage 2 was shown, NO_DRAFT where none; None for GRPO"""
+    """index of the draft in each problem's q', NO_DRAFT if there is none; None for GRPO"""
     refinements: Stage
 
     @property
     def shown_rewards(self) -> Float[Tensor, " P"] | None:
-        """Reward of the draft that each problem's Stage 2 was shown, NaN where none; None for GRPO."""
+        """Reward of the draft in each problem's q', NaN if there is none; None for GRPO."""
         if self.drafts is None or self.selected is None:
             return None
         picked = self.drafts.rewards.gather(1, self.selected.clamp(min=0)[:, None]).squeeze(1)
         return picked.masked_fill(self.selected == NO_DRAFT, torch.nan)
 
     def draft_text(self, problem: int) -> str | None:
-        """The draft selected for this problem, whole (q' may hold only its end); None without one."""
+        """Full text of the draft selected for this problem (q' may hold only its end); None without one."""
         if self.drafts is None or self.selected is None or self.selected[problem] == NO_DRAFT:
             return None
         return self.drafts.samples.texts[problem * self.drafts.rewards.shape[1] + int(self.selected[problem])]
@@ -70,7 +72,17 @@ class Rollout:
 def score_stage(
     samples: Samples, reward: RewardLike, problems: Sequence[Problem], seconds_sampling: float
 ) -> Stage:
-    """Score completions against their problems: always R(q, o), the reward never sees a refinement prompt."""
+    """Score completions against their problems. This is always R(q, o): the reward is never given q'.
+
+    Args:
+        samples: n completions per problem, consecutive rows.
+        reward: scores each completion.
+        problems: the P problems, in the order of the prompts.
+        seconds_sampling: time spent on sampling, recorded in the stage.
+
+    Returns:
+        The stage, with rewards [P, n].
+    """
     start, reward = perf_counter(), as_reward(reward)
     rows = [problem for problem in problems for _ in range(samples.num_samples)]
     scores = reward.score(rows, samples.texts)
@@ -86,14 +98,25 @@ def sample_stage(
     prompts: Sequence[Messages],
     num_samples: int,
 ) -> Stage:
-    """Sample `num_samples` completions per prompt and score each against its problem."""
+    """Sample `num_samples` completions per prompt and score each against its problem.
+
+    Args:
+        sampler: samples the completions.
+        reward: scores them.
+        problems: one per prompt.
+        prompts: q or q' of each problem.
+        num_samples: completions per prompt, n.
+
+    Returns:
+        The stage, with rewards [P, n].
+    """
     start = perf_counter()
     samples = sampler.sample(prompts, num_samples)
     return score_stage(samples, reward, problems, perf_counter() - start)
 
 
 def question_prompts(sampler: Sampler, problems: Sequence[Problem]) -> list[Messages]:
-    """q of each problem, as the sampler's policy is asked."""
+    """q of each problem, in the prompt format of the sampler's policy."""
     return [sampler.policy.prompt_format.problem_messages(problem.question) for problem in problems]
 
 
@@ -107,11 +130,20 @@ def sample_drafts(
 ) -> Stage:
     """Stage 1: N drafts per problem from q (Eq. 8).
 
-    `stop_at`, the highest reward there is, samples the drafts one by one and stops each problem at its first
-    that has it. The best draft's reward is distributed as before, with fewer tokens sampled, in N rounds
-    instead of one; of several full-reward drafts the first is always kept, as in the default tie rule. Other
-    selectors would choose among other drafts than before. Drafts never sampled have reward NaN and status
-    `NOT_SAMPLED`.
+    With `stop_at`, drafts are sampled one at a time, in up to N rounds instead of one, until a draft of the
+    problem has this reward. The distribution of the best draft's reward is the same, with fewer tokens
+    sampled. Of several drafts with full reward the first is kept, as in the default tie rule. Selectors other
+    than "best" and "first" then choose from a different set of drafts.
+
+    Args:
+        sampler: samples the drafts.
+        reward: scores them.
+        problems: P problems.
+        num_drafts: N.
+        stop_at: the highest possible reward; None samples all drafts at once.
+
+    Returns:
+        The stage, with rewards [P, N]. Drafts that were not sampled have reward NaN and status `NOT_SAMPLED`.
     """
     prompts = question_prompts(sampler, problems)
     if stop_at is None:
@@ -124,7 +156,7 @@ def sample_drafts(
         open_problems = [
             i
             for i, value in zip(open_problems, stage.scores.values, strict=True)
-            if not value >= stop_at  # a NaN, a draft that could not be scored, does not stop
+            if not value >= stop_at  # NaN, a draft that could not be scored, does not stop
         ]
         if not open_problems:
             break
@@ -132,7 +164,7 @@ def sample_drafts(
 
 
 def _gather_rounds(rounds: list[tuple[list[int], Stage]], P: int, N: int) -> Stage:
-    """One rectangular stage from rounds of one draft each; what was not sampled is an empty row."""
+    """Combine rounds of one draft each into one [P, N] stage; drafts that were not sampled are empty rows."""
     rows = [i * N + n for n, (problems, _) in enumerate(rounds) for i in problems]
     stages = [stage for _, stage in rounds]
 
@@ -183,11 +215,21 @@ def igrpo_rollout(
 ) -> Rollout:
     """Both stages for P problems: N drafts, one selected (Eq. 2), G refinements of it (Eqs. 3 and 11).
 
-    N = 0 is GRPO with groups of G from q. The question is never cut; a draft is, to its last
-    `max_draft_tokens`. `stop_at` makes Stage 1 cheaper, see `sample_drafts`; drafting one step ahead makes
-    both stages one batch, see `rollout_with_next_drafts`.
+    N = 0 is GRPO with groups of G from q. The question is never truncated. To sample both stages in one
+    batch, see `rollout_with_next_drafts`.
 
-    Raises ValueError for num_drafts < 0, num_refinements < 1, or an unknown selector.
+    Args:
+        sampler: samples drafts and refinements.
+        reward: scores both.
+        problems: P problems.
+        num_drafts: N.
+        num_refinements: G.
+        select: name of a selector, or a callable.
+        max_draft_tokens: q' holds at most the last `max_draft_tokens` tokens of the draft; None holds all.
+        stop_at: see `sample_drafts`.
+
+    Raises:
+        ValueError: num_drafts < 0, num_refinements < 1, or an unknown selector.
     """
     problems = list(problems)
     if num_drafts < 0 or num_refinements < 1:
@@ -209,7 +251,7 @@ def _refinement_prompts(
     selected: Tensor,
     max_draft_tokens: int | None,
 ) -> list[Messages]:
-    """q' of each problem (Eq. 3), q where no draft was selected."""
+    """q' of each problem (Eq. 3); q if no draft was selected."""
     N, policy, prompts = drafts.rewards.shape[1], sampler.policy, question_prompts(sampler, problems)
     for i, (problem, choice) in enumerate(zip(problems, selected.tolist(), strict=True)):
         if choice != NO_DRAFT:
@@ -233,13 +275,25 @@ def rollout_with_next_drafts(
     select: str | Selector = "best",
     max_draft_tokens: int | None = None,
 ) -> tuple[Rollout, Stage | None]:
-    """Stage 2 for these problems and, in the same batch, Stage 1 for the next step's.
+    """Stage 2 for these problems and, in the same batch, Stage 1 for the problems of the next step.
 
-    Nothing in the next drafts depends on these refinements, so one call to the sampler does both and the
-    second wait of iGRPO's two stages is gone. The price is that drafts are one step old when they are used;
-    they carry no gradient and no importance ratio, and the refinements' ratio is conditioned on whatever q'
-    they were sampled from, so nothing needs correcting. There is one batch where N = G, otherwise two.
-    Without next problems there are no next drafts.
+    The next drafts do not depend on these refinements, so one call to the sampler can do both, and the two
+    stages do not wait for each other. As a result, drafts are one update old when they are used. This needs
+    no correction: drafts have no gradient and no importance ratio, and the ratio of the refinements is
+    conditioned on the q' they were sampled from. If N differs from G, the two stages are separate batches.
+
+    Args:
+        sampler: samples refinements and drafts.
+        reward: scores both.
+        problems: P problems of this step.
+        next_problems: problems of the next step; may be empty.
+        drafts: Stage 1 of `problems`.
+        num_refinements: G.
+        select: name of a selector, or a callable.
+        max_draft_tokens: as in `igrpo_rollout`.
+
+    Returns:
+        The rollout of this step, and the drafts of the next one (None without next problems).
     """
     problems, next_problems = list(problems), list(next_problems)
     selected, N = select_drafts(drafts.rewards, select), drafts.rewards.shape[1]
@@ -259,7 +313,7 @@ def rollout_with_next_drafts(
 
 
 def _of_prompts(samples: Samples, start: int, stop: int) -> Samples:
-    """The rows of some prompts, cut to the longest of them."""
+    """The rows of some prompts, truncated to the longest completion among them."""
     rows = slice(start * samples.num_samples, stop * samples.num_samples)
     width = int(samples.mask[rows].sum(dim=1).max())
     return Samples(

@@ -1,13 +1,13 @@
-"""Supervised fine-tuning: the policies that reinforcement learning starts from.
+"""Supervised fine-tuning: makes the policies from which reinforcement learning starts.
 
-*Pretraining* teaches an untrained tiny Llama one task: `python -m igrpo_kit.training.sft countdown FOLDER`
-makes the committed policy `tiny` again, in about a minute on one thread. Part of each batch shows a draft,
-sampled from the model itself as it learns, so that the refinement prompt is familiar when Stage 2 begins.
+*Pretraining* trains an untrained tiny Llama on one task. `python -m igrpo_kit.training.sft countdown FOLDER`
+reproduces the committed policy `tiny` in about a minute on one thread. Part of each batch contains drafts
+sampled from the model during training, so that the refinement prompt is familiar when Stage 2 begins.
 
-A *warm start* teaches a language model the form of an answer and stops early. SmolLM2-135M-Instruct neither
-solves sums of three numbers nor ends on an answer that can be graded: under GRPO every group would be dead.
-A few dozen steps on worked solutions give it the form and part of the skill, and leave the rest to
-reinforcement learning. No draft is ever shown here.
+A *warm start* trains a language model on the form of an answer and stops early. SmolLM2-135M-Instruct neither
+solves sums of three numbers nor ends with an answer that can be graded, so under GRPO every group would be
+dead. After a few dozen steps on worked solutions, the model writes answers in this form and solves some of
+the problems, which leaves room for reinforcement learning. These solutions contain no drafts.
 """
 
 import argparse
@@ -40,23 +40,23 @@ from igrpo_kit.training.optimization import make_optimizer, set_learning_rate, s
 
 BATCH, LEARNING_RATE, WARMUP = 32, 3e-3, 50
 REFRESH_AT = (0.4, 0.6, 0.8)
-"""shares of the steps at which the pool of own drafts is drawn anew; before the first there are no drafts"""
+"""fractions of the steps at which the pool of own drafts is resampled; there are none before the first"""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is learned: questions, what a good answer to one is, and how drafts are shown."""
+    """A pretraining task: questions, target answers, and the format of drafts."""
 
     draw: Callable[[random.Random], str]
     answer: Callable[[str, random.Random], str]
     prompt_format: PromptFormat
     own_draft: float
-    """share of the drafts shown that answer the same question; the others answer another one, so that the
-    model gets used to drafts without a habit of copying them"""
+    """fraction of drafts that answer the same question; the others answer a different question, so that the
+    model sees drafts without learning to copy them"""
     max_new_tokens: int
     steps: int = 1200
     verdicts: bool = False
-    """whether a quarter of each batch asks for a verdict on an answer, right or wrong with equal chance"""
+    """whether a quarter of each batch asks for a verdict on an answer, half of them on correct answers"""
 
 
 def _countdown_answer(question: str, rng: random.Random) -> str:
@@ -69,7 +69,7 @@ def _addition_answer(question: str, rng: random.Random) -> str:
 
 
 def _feasible_expression(question: str, rng: random.Random) -> str:
-    """Any expression under the limit, not the best: there is something left to learn."""
+    """Any expression within the limit, not only the best, which leaves room for improvement."""
     numbers, limit = puzzles.parse_countdown(question)
     values = puzzles.countdown_values(numbers)
     return rng.choice(values[rng.choice([v for v in values if 0 <= v <= limit])])
@@ -109,7 +109,7 @@ TASKS = {
 
 
 class _Batches:
-    """Question-answer rows, from some point on half of them with a draft, as padded ids and labels."""
+    """Padded question-answer batches; once there is a pool of drafts, half of the rows contain a draft."""
 
     def __init__(self, task: Task, policy: Policy, seed: int) -> None:
         self.task, self.policy, self.rng = task, policy, random.Random(seed)
@@ -133,7 +133,7 @@ class _Batches:
         return form.refinement_messages(question, draft), self.task.answer(question, self.rng)
 
     def _verdict_row(self) -> tuple[list[dict[str, str]], str]:
-        """An expression of the question's numbers, and whether it hits the target."""
+        """The prompt for a verdict on an expression of the question's numbers, and the correct verdict."""
         question = self.task.draw(self.rng)
         numbers, target = puzzles.parse_countdown(question)
         values = puzzles.countdown_values(numbers)
@@ -144,7 +144,7 @@ class _Batches:
         return messages, TINY_VERDICTS.right if right else TINY_VERDICTS.wrong
 
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids [BATCH, L] and labels of the same shape, -100 where nothing is to be learned."""
+        """Ids [BATCH, L] and labels of the same shape, -100 for tokens without loss."""
         asked = BATCH // 4 if self.task.verdicts else 0
         rows = [self._row(bool(self.pool) and i < BATCH // 2) for i in range(BATCH - asked)]
         rows += [self._verdict_row() for _ in range(asked)]
@@ -164,7 +164,16 @@ class _Batches:
 
 
 def pretrain(task: Task, *, seed: int = 0, steps: int | None = None) -> Iterator[tuple[Policy, float]]:
-    """Yield the policy, one object that learns, and the loss (nats per answer token) after every step."""
+    """Train an untrained tiny model on one task.
+
+    Args:
+        task: questions and target answers.
+        seed: of the initial weights and the batches.
+        steps: number of steps; None uses `task.steps`.
+
+    Yields:
+        The policy (the same object each time) and the loss in nats per answer token, after every step.
+    """
     steps = task.steps if steps is None else steps
     tokenizer = tiny_tokenizer()
     policy = Policy("tiny", tiny_model(tokenizer, seed), tokenizer, task.prompt_format)
@@ -185,7 +194,7 @@ def pretrain(task: Task, *, seed: int = 0, steps: int | None = None) -> Iterator
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Pretrain one task and save the policy with a record of how it was made."""
+    """Pretrain one task, and save the policy with a record of its training."""
     parser = argparse.ArgumentParser(prog="python -m igrpo_kit.training.sft", description=__doc__)
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("folder", type=Path)
@@ -209,9 +218,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def worked_sum(question: str) -> str:
-    """The solution taught for a question `... 2 - 5 - 3 =`: `2 - 5 = -3, -3 - 3 = <answer>-6</answer>`.
+    """The target solution of a question `... 2 - 5 - 3 =`: `2 - 5 = -3, -3 - 3 = <answer>-6</answer>`.
 
-    Raises ValueError where the question is no such sum.
+    Raises:
+        ValueError: the question is not a sum of three numbers.
     """
     found = re.search(r"(\d+) ([+-]) (\d+) ([+-]) (\d+) =$", question)
     if found is None:
@@ -223,7 +233,7 @@ def worked_sum(question: str) -> str:
 
 WARM_START_BATCH, WARM_START_LEARNING_RATE, WARM_START_WARMUP = 16, 3e-4, 5
 PLAIN_FORMAT = PromptFormat(system=None, refinement=PAPER_FORMAT.refinement)
-"""The question alone, and the draft where the paper has it; a model this small gets no long instructions."""
+"""Only the question, with the draft in the paper's position; small models do not follow long instructions."""
 
 
 def warm_start(
@@ -233,7 +243,17 @@ def warm_start(
     batch: int = WARM_START_BATCH,
     learning_rate: float = WARM_START_LEARNING_RATE,
 ) -> Iterator[float]:
-    """Train on (question, answer) pairs, each once and in order; yields the loss, nats per answer token."""
+    """Train on (question, answer) pairs, each once and in order.
+
+    Args:
+        policy: trained in place.
+        pairs: questions and their target answers.
+        batch: pairs per step.
+        learning_rate: peak, reached after a short warm-up.
+
+    Yields:
+        The loss of each step, in nats per answer token.
+    """
     model, tokenizer = policy.model, policy.tokenizer
     optimizer = make_optimizer(model)
     for step, start in enumerate(range(0, len(pairs), batch), start=1):
@@ -248,7 +268,7 @@ def warm_start(
 def _answer_ids(
     tokenizer: Any, answers: Sequence[str], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids [B, T] of the answers, each with its end-of-sequence token, and the mask that is True on them."""
+    """Ids [B, T] of the answers, each with an end-of-sequence token, and the mask of these tokens."""
     rows = tokenizer([a + tokenizer.eos_token for a in answers], add_special_tokens=False).input_ids
     width = max(map(len, rows))
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
@@ -257,13 +277,14 @@ def _answer_ids(
 
 
 WARM_START_STEPS = 20
-"""after which a quarter of 96 samples on training problems was right, looked at every 10 steps (then 33)"""
+"""the first multiple of 10 at which a quarter of 96 samples on training problems was correct (33 samples)"""
 
 
 def prepare_smollm2_sums() -> Path:
-    """The directory of SmolLM2-135M after a warm start on `sum_problems`, made on the first call.
+    """The directory of SmolLM2-135M after a warm start on `sum_problems`, created on the first call.
 
-    Raises RuntimeError as `fetch_smollm2`.
+    Raises:
+        RuntimeError: see `fetch_smollm2`.
     """
     target = models_path() / "smollm2-sums"
     if target.is_dir():

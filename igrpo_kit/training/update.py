@@ -1,8 +1,10 @@
 """One policy update from one rollout (Algorithm 1, line 17): parts, loss, gradient, optimizer step.
 
-Two exact savings make iGRPO's update cheap: the G refinements of a group share their long prompt q', which is
-encoded once (`scoring`), and groups whose rewards all agree have advantage 0, so without a KL penalty they
-have gradient 0 and are not computed at all.
+Two optimizations reduce the cost of iGRPO's update and leave the gradient unchanged. The G refinements of a
+group share their long prompt q', which is encoded once (`policies.log_probs`). Groups whose rewards are all
+equal have advantage 0. Without a KL penalty they contribute no gradient and are skipped.
+
+Algorithm and equations: https://arxiv.org/abs/2602.09000.
 """
 
 import dataclasses
@@ -26,9 +28,9 @@ from igrpo_kit.training.rollout import Rollout
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or a gradient was NaN or infinite; the weights are those before that optimizer step.
+    """A loss or gradient was NaN or infinite; the weights are those before that optimizer step.
 
-    `batch` holds what the update was computed from, as tensors and plain values.
+    `batch` holds the input of the update, as tensors and plain values.
     """
 
     def __init__(self, message: str, batch: Row) -> None:
@@ -41,18 +43,23 @@ class Trained:
     """Groups of completions that enter one update."""
 
     samples: Samples
-    """rows and masks; its `prompt_ids` are what the log-probs are conditioned on"""
+    """completions and masks; the log-probs are conditioned on its `prompt_ids`"""
     advantages: Float[Tensor, "P G"]
     objective: Objective
     on_policy: bool = True
-    """False where the completions were drawn from other prompts than those in `samples`: the ratio is then
-    taken to the probability they were drawn with, and is not 1 at the first update"""
+    """False if the completions were sampled from prompts other than those in `samples`; the ratio is then
+    taken to the probability under which they were sampled, and is not 1 at the first update"""
 
 
 def trained_stages(rollout: Rollout, objective: Objective, *, train_drafts: bool = False) -> list[Trained]:
-    """What iGRPO trains: the refinements, on the prompt they were drawn from; our extension, the drafts too.
+    """iGRPO's trained completions: the refinements, conditioned on the prompt they were sampled from.
 
-    A completion that could not be scored gets its group's mean, hence advantage 0.
+    A completion that could not be scored gets the mean reward of its group, hence advantage 0.
+
+    Args:
+        rollout: both stages of one step.
+        objective: computes the advantages.
+        train_drafts: also train the drafts (our extension).
     """
     stages = [rollout.refinements]
     if train_drafts:
@@ -63,7 +70,7 @@ def trained_stages(rollout: Rollout, objective: Objective, *, train_drafts: bool
 
 @dataclasses.dataclass
 class _Part:
-    """Some trained groups: what one forward and backward pass is computed from."""
+    """Some trained groups: the input of one forward and backward pass."""
 
     prompt_ids: list[list[int]]
     completion_ids: Tensor
@@ -78,10 +85,10 @@ class _Part:
 
 
 def _parts(trained: Sequence[Trained], micro_batches: int) -> list[_Part]:
-    """The trained groups cut into at most `micro_batches` pieces of whole groups each.
+    """Cut the trained groups into at most `micro_batches` pieces of whole groups.
 
-    Groups of advantage 0 are left out where nothing else acts on them (beta = 0): their gradient is 0.
-    They stay in the mean, through `share`.
+    Groups with advantage 0 are left out if beta = 0, because they contribute no gradient. They still count in
+    the mean, through `share`.
     """
     width = max(t.samples.mask.shape[1] for t in trained)
     whole = torch.cat(
@@ -123,12 +130,25 @@ def train_step(
     train_drafts: bool = False,
     **settings: Any,
 ) -> dict[str, float]:
-    """One policy update from a rollout (Eqs. 5, 27); `settings` are those of `update`, metrics are returned.
+    """One policy update from a rollout (Eqs. 5, 27).
 
-    Only the refinements' tokens are trained, conditioned on the prompt they were sampled from, q' for iGRPO
-    (with `train_drafts`, our extension, also the drafts', on q; the loss is then the mean over both).
+    Only the tokens of the refinements are trained, conditioned on the prompt they were sampled from, q' for
+    iGRPO. With `train_drafts`, our extension, the drafts are trained too, conditioned on q; the loss is then
+    the mean over both.
 
-    Raises NonFiniteError, before that optimizer step, where loss or gradient is NaN or infinite.
+    Args:
+        model: the model to update.
+        optimizer: its optimizer.
+        rollout: both stages of one step.
+        objective: computes advantages and loss.
+        train_drafts: also train the drafts.
+        settings: keyword arguments of `update`.
+
+    Returns:
+        Metrics, as `update`.
+
+    Raises:
+        NonFiniteError: loss or gradient is NaN or infinite; raised before that optimizer step.
     """
     return update(model, optimizer, trained_stages(rollout, objective, train_drafts=train_drafts), **settings)
 
@@ -145,15 +165,28 @@ def update(
     reference: Any = None,
     bfloat16: bool = False,
 ) -> dict[str, float]:
-    """One policy update from any groups of completions: `num_iterations` optimizer steps, metrics returned.
+    """One policy update from any groups of completions.
 
-    The old log-probs are those of the first iteration, computed by the same code as the new ones: no extra
-    pass, and a ratio of exactly 1 there, whatever the sampler's own rounding. `temperature` is the sampler's.
-    `reference` is needed exactly when `objective.beta` > 0.
+    The old log-probs are those of the first iteration, computed by the same code as the new ones. This needs
+    no extra pass, and the ratio is exactly 1 there, whatever the rounding of the sampler.
 
-    Loss and gradient norm are those of the last iteration, ratios and clip fraction means over all of them.
+    Args:
+        model: the model to update.
+        optimizer: its optimizer.
+        trained: groups of completions, with advantages and objectives.
+        temperature: the sampler's temperature.
+        num_iterations: optimizer steps (mu).
+        micro_batches: number of pieces in which each trained stage is computed.
+        max_grad_norm: limit of the gradient's L2 norm.
+        reference: the reference model, required exactly when `objective.beta` > 0.
+        bfloat16: autocast the forward passes to bfloat16.
 
-    Raises NonFiniteError, before that optimizer step, where loss or gradient is NaN or infinite.
+    Returns:
+        Metrics. Loss and gradient norm are those of the last iteration; ratios and clip fraction are means
+        over all iterations.
+
+    Raises:
+        NonFiniteError: loss or gradient is NaN or infinite; raised before that optimizer step.
     """
     start = perf_counter()
     parts = _parts(trained, micro_batches)
@@ -192,7 +225,7 @@ def _log_probs(model: Any, part: _Part, *, temperature: float, bfloat16: bool) -
 def _accumulate_gradient(
     model: Any, parts: Sequence[_Part], score: Callable[[Any, _Part], Tensor]
 ) -> tuple[float, list[LossStats]]:
-    """Gradient and loss of the whole batch, part by part, and the statistics of each part."""
+    """Compute the gradient and loss of the whole batch, part by part, and the statistics of each part."""
     _zero_gradients(model)
     total, stats = 0.0, []
     for part in parts:
@@ -202,14 +235,14 @@ def _accumulate_gradient(
         )
         (loss * part.share).backward()
         total += loss.item() * part.share
-        if part.old_log_probs is None:  # the first iteration: nothing has been updated yet
+        if part.old_log_probs is None:  # first iteration: before any update
             part.old_log_probs = log_probs.detach()
         stats.append(seen)
     return total, stats
 
 
 def _sampler_gap(parts: Sequence[_Part]) -> float:
-    """Mean distance of the sampler's log-probs from the trainer's before any update, in nats per token."""
+    """Mean absolute difference of the sampler's and our log-probs before any update, in nats per token."""
     gaps = [
         (p.old_log_probs - p.sampled_log_probs).abs()[p.mask]
         for p in parts
@@ -219,7 +252,7 @@ def _sampler_gap(parts: Sequence[_Part]) -> float:
 
 
 def _zero_gradients(model: Any) -> None:
-    """Zero, not None: a step in which every group is dead still has a gradient, and it is 0."""
+    """Set gradients to zero rather than None, so that a step with only dead groups has a gradient of 0."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
@@ -231,7 +264,7 @@ def _batch_row(parts: Sequence[_Part]) -> Row:
 
 
 def _mean_stats(stats: Sequence[LossStats]) -> dict[str, float]:
-    """Means over the tokens the update was computed from; NaN where every group was dead."""
+    """Means over the tokens that entered the update; NaN if every group was dead."""
     tokens = sum(s.tokens for s in stats)
     row = {"update_tokens": float(tokens), "ratio_max": max((s.ratio_max for s in stats), default=math.nan)}
     for name in ("clip_fraction", "ratio_mean", "kl"):

@@ -1,4 +1,4 @@
-# The public names, and the only list of them: what the type checker reads and what loads on first use.
+# All public names of this package. Type checkers read this list; each module is imported on first use.
 from .completions import CompletionsBrowser as CompletionsBrowser
 from .completions import TokenView as TokenView
 from .completions import browse_completions as browse_completions

@@ -19,7 +19,7 @@ from igrpo_kit.viz.text import colored_tokens, difference_html, text_box, token_
 
 _CHOSEN, _OTHER = "border-left: 4px solid #009E73", "border-left: 4px solid #B0B0B0"
 _CENTERS = {"ratio": 1.0, "advantage": 0.0}
-"""numbers with a middle, colored on both sides of it; others from their lowest value up"""
+"""numbers with a neutral value, colored on both sides of it; others from their lowest value up"""
 
 
 class CompletionsBrowser(widgets.VBox):
@@ -45,7 +45,7 @@ class CompletionsBrowser(widgets.VBox):
 
     def _offer(self) -> None:
         rows = self._rows[self.step.value]
-        # An id is data too: a label cannot hold tags, but it can hold characters that turn its direction.
+        # An id is data too: a label cannot hold tags, but it can hold characters that change its direction.
         labels = ["".join(c if c.isprintable() else "\ufffd" for c in str(row["id"])) for row in rows]
         self.problem.options = [(f"{i + 1}: {label}"[:60], i) for i, label in enumerate(labels)]
         self.problem.index = 0
@@ -66,7 +66,7 @@ def browse_completions(run: str | Path | Sequence[Row]) -> CompletionsBrowser:
 
 
 def rollout_html(row: Row) -> str:
-    """One problem's rollout: question, every draft with its reward, each refinement as a difference."""
+    """One problem's rollout: the question, every draft with its reward, each refinement as a difference."""
     drafts, selected = row.get("drafts") or [], row.get("selected", -1)
     shown = drafts[selected] if drafts and selected >= 0 else None
     rewards = torch.tensor([[_number(c["reward"]) for c in row["completions"]]], dtype=torch.float64)
@@ -103,7 +103,7 @@ def _card(item: Mapping[str, Any], body: str, *, chosen: bool = False, note: str
 
 
 class TokenView(widgets.VBox):
-    """A completion's tokens, colored by one of several numbers; the value stands in each token's tooltip.
+    """A completion's tokens, colored by one of several numbers; each token's tooltip has its value.
 
     `pieces` [T] are the tokens' texts, `numbers` has T values per name: "entropy", "log-prob", "ratio",
     "advantage". Raises ValueError where a length differs or there is no number.
@@ -133,7 +133,7 @@ class TokenView(widgets.VBox):
 def view_tokens(
     samples: Samples, row: int, tokenizer: Any, *, more: Mapping[str, Sequence[float]] | None = None
 ) -> TokenView:
-    """Row `row` of `samples` by log-prob, entropy where it was recorded, and `more` per-token numbers.
+    """Row `row` of `samples` by log-prob, by entropy if it was recorded, and by `more` per-token numbers.
 
     Raises IndexError for a row that is not there.
     """

@@ -21,7 +21,7 @@ from igrpo_kit.core.toy import best_of_n_probability
 from igrpo_kit.viz.notebook import go, make_subplots, widgets
 from igrpo_kit.viz.style import COLORS, PATTERNS, TEMPLATE, line_style
 
-_ALIKE = 1e9  # the concentration of a Beta distribution that is a point, to the eye
+_ALIKE = 1e9  # the concentration of a Beta distribution that looks like a point
 _GROUP = 8  # rewards of the advantage explorer
 
 
@@ -54,12 +54,12 @@ class Explorer(widgets.VBox):
         self.refresh()
 
     def refresh(self) -> None:
-        """Draw what the controls say now."""
+        """Draw what the controls are set to."""
         with self.chart.batch_update():
             self.words.value = f'<div role="status">{self._redraw()}</div>'
 
     def figure(self) -> go.Figure:
-        """A plain figure of what is seen now."""
+        """A plain figure of the current state."""
         return go.Figure(self.chart)
 
 
@@ -76,7 +76,7 @@ def expected_best(mean_p: float, spread: float, n: Real[np.ndarray, " K"]) -> Fl
     `spread` in [0, 1): 0, all prompts alike; towards 1, hopeless or trivial (a + b = (1 - spread) / spread).
     """
     if spread == 0 or mean_p in (0.0, 1.0):
-        return 1 - (1 - mean_p) ** n  # of no draft as well, n = 0
+        return 1 - (1 - mean_p) ** n  # n = 0 drafts included
     a, b = _beta(mean_p, spread)
     return 1 - np.exp(betaln(a, b + n) - betaln(a, b))
 
@@ -122,8 +122,8 @@ def best_of_n_explorer(
 ) -> Explorer:
     """Best of N and dead groups: the formula, prompts that differ, a simulation, and the split N + G.
 
-    On the left the best of k drafts against k. On the right what a fixed budget buys: N drafts leave a group
-    of G = budget - N on the same p (q' may change it: lesson 05). The simulation has 1,000 prompts.
+    The left panel shows the best of k drafts against k. The right panel splits a fixed budget: N drafts leave
+    a group of G = budget - N with the same p (q' may change it: lesson 05). The simulation has 1,000 prompts.
     """
     controls = {
         "p": _slider(widgets.FloatSlider, "mean p", mean_p, 0.0, 1.0, 0.01),
@@ -248,7 +248,7 @@ _PANELS = {
 
 
 def run_explorer(records: Sequence[Record], base: Row) -> Explorer:
-    """Runs side by side at equal steps, tokens or accuracy; hovering shows all four panels at one place.
+    """Runs side by side at equal steps, tokens or accuracy; hovering shows the values of all four panels.
 
     One line per method and one seed at a time; `viz.runs` draws the means over seeds.
     Raises ValueError for no record.

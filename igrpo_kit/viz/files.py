@@ -1,4 +1,4 @@
-"""Figures -> files: a page that opens without a network, a picture that carries its words and its numbers."""
+"""Figures -> files: a page that opens offline, a picture that carries its description and its data."""
 
 import html
 import json
@@ -17,7 +17,7 @@ from igrpo_kit.core.rows import write_atomically
 from igrpo_kit.viz.style import WIDTH, alt_text
 
 _DRAWN = ("x", "y", "error_x", "error_y", "text", "cells")
-"""what a trace draws from; the rest is looks"""
+"""the data of a trace; the rest is its appearance"""
 SCALE = 1.6
 """sharp where 600 pixels are shown with 1,200 dots; a scale of 2 would take half as many bytes again"""
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -44,10 +44,10 @@ def _plain(value: Any) -> Any:
 
 
 def write_html(figure: go.Figure, path: str | Path, *, shared_script: bool = False) -> Path:
-    """Write the figure, and its words, as one page that needs no network. Makes the folder.
+    """Write the figure and its description as one page that needs no network. Makes the folder.
 
-    plotly.js (5 MB) is inside, or lies once beside all the pages of a folder (`shared_script`).
-    Raises ValueError where nobody has described the figure (`viz.style.describe`).
+    The page contains plotly.js (5 MB); with `shared_script` the pages of a folder share one copy beside them.
+    Raises ValueError for a figure without a description (`viz.style.describe`).
     """
     path, words = Path(path), html.escape(alt_text(figure))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,13 +68,13 @@ def write_html(figure: go.Figure, path: str | Path, *, shared_script: bool = Fal
 
 
 def write_pngs(figures: Mapping[Path, go.Figure]) -> list[Path]:
-    """Write each figure as a PNG, all in one start of the browser. Makes the folders.
+    """Write each figure as a PNG, with a single start of the browser. Makes the folders.
 
     A figure that names no size is `WIDTH` by 500 pixels; the picture has `SCALE` times as many each way.
-    A picture carries its words and the data it was drawn from; `read_png` gives them back.
+    A picture carries its description and the data it was drawn from; `read_png` returns them.
 
-    Raises FileNotFoundError where there is no Chrome or Chromium to draw them, ValueError for a figure that
-    nobody has described (`viz.style.describe`).
+    Raises FileNotFoundError where there is no Chrome or Chromium to draw them, and ValueError for a figure
+    without a description (`viz.style.describe`).
     """
     texts = {
         path: {"Description": alt_text(figure), "Data": json.dumps(figure_data(figure))}
@@ -101,7 +101,7 @@ def write_pngs(figures: Mapping[Path, go.Figure]) -> list[Path]:
 
 
 def _with_texts(content: bytes, texts: Mapping[str, str]) -> bytes:
-    """A PNG with compressed text chunks (iTXt, PNG 3rd edition, 11.3.3.4) behind its header."""
+    """A PNG with compressed text chunks (iTXt, PNG 3rd edition, 11.3.3.4) after its header."""
     end_of_header = len(_SIGNATURE) + 25  # IHDR is always 13 bytes long, and first
     chunks = b""
     for keyword, text in texts.items():
@@ -111,9 +111,9 @@ def _with_texts(content: bytes, texts: Mapping[str, str]) -> bytes:
 
 
 def read_png(path: str | Path) -> tuple[str, list[dict[str, Any]]]:
-    """The words and the data that `write_pngs` put into a picture.
+    """The description and the data that `write_pngs` put into a picture.
 
-    Raises ValueError naming the file where it is no PNG, or one that carries neither.
+    Raises ValueError naming the file if it is not a PNG, or one without them.
     """
     content, at = Path(path).read_bytes(), len(_SIGNATURE)
     if content[:at] != _SIGNATURE:

@@ -1,7 +1,7 @@
 """A training run as it happens: one figure fed from a thread, Stop and Resume, and the numbers in words.
 
-The run has a daemon thread of its own, so that other cells and the button work meanwhile. An update sends
-whole lines to the browser again; hence at most `HZ` updates a second and `POINTS` points a line.
+The run has its own daemon thread, so that other cells and the buttons work meanwhile. An update sends whole
+lines to the browser again, hence at most `HZ` updates a second and `POINTS` points a line.
 """
 
 import json
@@ -33,7 +33,7 @@ class _Line(NamedTuple):
     on_q: bool = False
     """of the completions of q: iGRPO's drafts, GRPO's group"""
     only_with: str = ""
-    """the metric without which there is no such line; GRPO has no refinements and copies nothing"""
+    """the metric that a run must have for this line; GRPO has no refinements and copies nothing"""
 
 
 _PANELS = ("reward", "entropy on q, nats", "dead groups", "copy rate")
@@ -127,11 +127,11 @@ class LiveDashboard(widgets.VBox):
     def start(
         self, name: str, rows: Iterable[Row], *, again: Callable[[], Iterable[Row]] | None = None
     ) -> None:
-        """Draw the rows of a run as they come, say of `training.train(..., progress=False)`.
+        """Draw the rows of a run as they come, such as those of `training.train(..., progress=False)`.
 
-        They are computed in a thread: nothing else may use the policy until `wait` returns. `again` gives
-        the rows that are left after a stop, say `lambda: train(..., folder=..., resume=True)`; with it Resume
-        works. Raises RuntimeError while another run is going on, ValueError for a name that is taken.
+        They are computed in a thread: nothing else may use the policy until `wait` returns. `again` gives the
+        rows that remain after a stop, such as `lambda: train(..., folder=..., resume=True)`; Resume needs it.
+        Raises RuntimeError while another run is going on, ValueError for a name that is taken.
         """
         self._check_idle()
         if name in self.rows:
@@ -139,15 +139,15 @@ class LiveDashboard(widgets.VBox):
         self.rows[name], self._traces, self._again = [], {}, again
         self._launch(name, rows)
 
-    def attach(self, name: str, folder: Path) -> None:
-        """Draw a run that another process, a batch job say, is writing to `folder`; Stop only stops looking.
+    def attach(self, name: str, folder: str | Path) -> None:
+        """Draw a run that another process, such as a batch job, writes to `folder`.
 
-        Raises as `start` does.
+        Stop only ends the drawing. Raises as `start` does.
         """
 
         def rows() -> Iterator[Row]:
             after = len(self.rows.get(name, []))
-            return follow_rows(folder / RunLog.METRICS, self._steps, self._stop.is_set, after=after)
+            return follow_rows(Path(folder) / RunLog.METRICS, self._steps, self._stop.is_set, after=after)
 
         self.start(name, rows(), again=rows)
 
@@ -174,7 +174,7 @@ class LiveDashboard(widgets.VBox):
         self._stop.set()
 
     def wait(self) -> list[Row]:
-        """The rows of the run, once it is over; what it raised is raised here.
+        """The rows of the run, once it is over; an exception of the run is raised here.
 
         A notebook delivers no clicks while a cell is busy waiting: there Interrupt (Ctrl-C) means `stop`.
         Raises RuntimeError where nothing was started.
@@ -196,7 +196,7 @@ class LiveDashboard(widgets.VBox):
         return go.Figure(self.chart)
 
     def _follow(self, name: str, rows: Iterable[Row]) -> None:
-        """The thread: take row after row, draw now and then and at the end."""
+        """Run by the thread: take row after row, draw at most `HZ` times a second and at the end."""
         done, taken = self.rows[name], 0
         started, drawn = self._clock(), -math.inf
         try:
@@ -214,7 +214,7 @@ class LiveDashboard(widgets.VBox):
             if close := getattr(rows, "close", None):  # a generator's clean-up: `train` saves a checkpoint
                 close()
             outcome = "stopped" if self._stop.is_set() else "finished"
-        except BaseException as error:  # nobody above would see it; wait() raises it
+        except BaseException as error:  # nothing above would report it; wait() raises it
             self._error, outcome = error, f"{type(error).__name__}: {error}"
         try:
             self.stop_button.disabled = True
@@ -246,7 +246,7 @@ class LiveDashboard(widgets.VBox):
         parts = [name]
         if rows:
             done, elapsed = rows[-1]["step"], self._clock() - started
-            # A run followed from elsewhere did steps before anybody looked: its rows know their pace.
+            # A run of another process did steps before it was followed: its rows hold their pace.
             known = [row["seconds/step"] for row in rows[-SMOOTH:] if "seconds/step" in row]
             pace = sum(known) / len(known) if known else elapsed / max(taken, 1)
             time_left = f"{elapsed:.0f} s" if outcome else f"{pace * (self._steps - done):.0f} s left"
@@ -256,4 +256,4 @@ class LiveDashboard(widgets.VBox):
         self.status.value = " · ".join([*parts, outcome] if outcome else parts)
         with self.chart.batch_update():
             for line, trace in self._traces.items():
-                trace.x, trace.y = thin(curves[line], POINTS // 5)  # five points a bucket at the most
+                trace.x, trace.y = thin(curves[line], POINTS // 5)  # at most five points a bucket

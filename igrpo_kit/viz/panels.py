@@ -20,7 +20,7 @@ Values = Float[np.ndarray, " n"]
 
 
 class Panel(NamedTuple):
-    """One panel: what is drawn of each record, and how the seeds of a method are put together."""
+    """One panel: the curve of each record, and how the seeds of a method are combined."""
 
     y_title: str
     x_title: str
@@ -47,7 +47,7 @@ def add_band(figure: go.Figure, x: Values, ends: tuple[Values, Values], color: s
 def _add_method(
     figure: go.Figure, curves: Sequence[Curve], seeds: str, style: dict[str, str], **where: int
 ) -> Curve:
-    """The seeds of one method in one panel; returns the line that stands for all of them."""
+    """Draw the seeds of one method in one panel; returns the line that represents all of them."""
     if seeds == "paths":
         for own in curves:
             figure.add_scatter(
@@ -80,7 +80,7 @@ def _add_panel(
     named: Set[str],
     **where: int,
 ) -> dict[str, Curve]:
-    """The lines of one panel by method; methods in `named` have their legend entry already."""
+    """Draw one panel; returns its lines by method. Methods in `named` have a legend entry already."""
     lines: dict[str, Curve] = {}
     for method, style in styles.items():
         if curves := _curves(panel, [r for r in records if r.method == method]):
@@ -99,7 +99,7 @@ def _add_panel(
 def plot_panels(
     records: Sequence[Record], panels: Sequence[Panel], *, title: str, subtitle: str = "", says: int = 0
 ) -> go.Figure:
-    """A grid of panels, two in a row, one line per method in each, a method in the same color everywhere.
+    """A grid of panels, two in a row, with one line per method; a method has the same color in all of them.
 
     `says` is the panel whose first and last values the figure's description gives.
     Raises LookupError where no record has what a panel shows.

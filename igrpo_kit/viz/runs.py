@@ -1,4 +1,4 @@
-"""Run records -> plotly figures: the kinds of the paper's Fig. 3 and Fig. S.2, and what those leave out.
+"""Run records -> plotly figures: those of the paper's Fig. 3 and Fig. S.2, and what these leave out.
 
 Training metrics are running means over `SMOOTH` steps, and the axis says so.
 """
@@ -21,7 +21,7 @@ STEPS = f"steps (mean of {SMOOTH})"
 
 
 def metric_curve(record: Record, name: str, *, on_q: bool = False) -> Curve:
-    """A training metric against the step, as a running mean; `on_q`: of iGRPO's drafts instead."""
+    """A training metric against the step, as a running mean; with `on_q` that of iGRPO's drafts."""
     return training_curve(record, name, on_q=on_q, smooth=SMOOTH)
 
 
@@ -58,10 +58,10 @@ def plot_comparison(records: Sequence[Record], base: Row, *, title: str) -> go.F
 
 
 def plot_rewards(records: Sequence[Record], base: Row, *, title: str) -> go.Figure:
-    """The kind of Fig. S.2a, and what it leaves out: reward of the trained group, of q, best draft, held out.
+    """Like Fig. S.2a, in four panels: trained group, answers to q, best draft, held-out problems.
 
-    iGRPO's trained group is given the best draft, GRPO's is given q alone: only panels 2 and 4 compare like
-    with like.
+    iGRPO's trained group is given the best draft, GRPO's is given q alone: the methods are comparable in
+    panels 2 and 4 only.
     """
     panels = [
         Panel("reward of the trained group", STEPS, lambda r: metric_curve(r, "reward")),
@@ -81,7 +81,7 @@ def _best_draft(record: Record) -> Curve:
 
 
 def plot_entropy(records: Sequence[Record], base: Row, *, title: str) -> go.Figure:
-    """The kind of Fig. 3 (top left: of what is trained, which for iGRPO is given q'), and entropy on q at
+    """Like Fig. 3 (top left: entropy of the trained group, which for iGRPO is given q'), and entropy on q at
     equal steps, equal gradient tokens and equal held-out reward."""
     panels = [
         Panel("of the trained group, nats", STEPS, lambda r: metric_curve(r, "entropy")),
@@ -96,7 +96,7 @@ def plot_entropy(records: Sequence[Record], base: Row, *, title: str) -> go.Figu
 
 
 def plot_lengths(records: Sequence[Record], *, title: str) -> go.Figure:
-    """The kind of Fig. S.2b: tokens per completion, of what is trained and of answers to q."""
+    """Like Fig. S.2b: tokens per completion, of the trained group and of answers to q."""
     panels = [
         Panel("trained group, tokens", STEPS, lambda r: metric_curve(r, "length")),
         Panel("answers to q, tokens", STEPS, lambda r: metric_curve(r, "length", on_q=True)),
@@ -105,7 +105,7 @@ def plot_lengths(records: Sequence[Record], *, title: str) -> go.Figure:
 
 
 def plot_dead_group_kinds(records: Sequence[Record], *, title: str) -> go.Figure:
-    """Groups of advantage 0, by kind: all correct (nothing left to learn), and alike otherwise."""
+    """Groups of advantage 0, by kind: all correct (nothing left to learn), and equal rewards otherwise."""
 
     def not_all_correct(record: Record) -> Curve:
         x, dead = metric_curve(record, "dead_groups")

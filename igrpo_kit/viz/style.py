@@ -19,7 +19,7 @@ DARK_COLORS = ("#56B4E9", "#E69F00", "#2FC79A", "#EBA9CE", "#FFFFFF", "#BBA0E3",
 DASHES = ("solid", "dash", "dot", "dashdot", "12px,3px", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 PATTERNS = ("", "/", "-", ".", "|", "x", "+")
-"""what a dash is to a line, to a filled area"""
+"""for filled areas, what dashes are for lines"""
 GRAY, DARK_GRAY = "#767676", "#9AA3AD"
 """for what is not a method: the policy before training, a remainder, a guide line"""
 PAPER, DARK_PAPER = "#FFFFFF", "#0D1117"
@@ -79,7 +79,7 @@ def _recolored(value: Any) -> Any:
 
 def in_dark(figure: go.Figure) -> go.Figure:
     """The same figure on dark paper: another template, and the brighter color for each of `COLORS`."""
-    # Part by part: the whole figure's to_plotly_json would pack arrays into base64, and lose them as numbers.
+    # Part by part: to_plotly_json of the whole figure would pack arrays of numbers into base64.
     layout = {k: v for k, v in figure.layout.to_plotly_json().items() if k != "template"}
     data = [trace.to_plotly_json() for trace in figure.data]
     return go.Figure(_recolored(data), _recolored(layout)).update_layout(template=DARK)
@@ -116,5 +116,5 @@ def alt_text(figure: go.Figure) -> str:
 
 
 def ends_in_words(lines: Mapping[str, Sequence[float] | np.ndarray]) -> str:
-    """`GRPO-8 from 0.35 to 0.55; ...`: where each line starts and ends, for a description."""
+    """`GRPO-8 from 0.35 to 0.55; ...`: the start and end of each line, for a description."""
     return "; ".join(f"{name} from {y[0]:.2f} to {y[-1]:.2f}" for name, y in lines.items())

@@ -26,7 +26,7 @@ _HIDDEN = "background: #D55E00; color: #FFFFFF; border-radius: 3px; padding: 0 2
 
 
 def visible(text: str) -> str:
-    """`text` as HTML: escaped; control, format and direction characters as their code point, in a box."""
+    """`text` as HTML: escaped; control, format and direction characters as their code point in a box."""
     return "".join(_shown(c) for c in text)
 
 
@@ -42,12 +42,12 @@ def _name(character: str) -> str:
 
 
 def text_box(text: str) -> str:
-    """A block of untrusted text, its line breaks kept, its direction isolated from what is around it."""
+    """A block of untrusted text, its line breaks kept, its direction isolated from its surroundings."""
     return f'<div dir="ltr" style="{_BOX}">{visible(text) or "<i>empty</i>"}</div>'
 
 
 def difference_html(draft: str, refinement: str) -> str:
-    """The refinement against the draft: what was taken out is struck through, what is new is underlined."""
+    """The refinement against the draft: removed text is struck through, new text is underlined."""
     old, new = _WORDS.findall(draft), _WORDS.findall(refinement)
     parts = []
     for kind, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
@@ -62,7 +62,7 @@ def difference_html(draft: str, refinement: str) -> str:
 
 
 def token_pieces(tokenizer: object, ids: Sequence[int]) -> list[str]:
-    """The text of each token; half a character, which some tokens are, as the tokenizer's own name for it."""
+    """The text of each token; for a token that is part of a character, the tokenizer's own name for it."""
     pieces = [tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in ids]  # type: ignore[attr-defined]
     return [
         tokenizer.convert_ids_to_tokens(i) if "\ufffd" in piece else piece  # type: ignore[attr-defined]

@@ -63,7 +63,7 @@ def test_dead_groups_are_exactly_zero(value, G):
 
 
 def test_a_group_is_dead_by_comparison_not_by_a_small_std():
-    """In float32 eight times 0.7 has a std of 6e-8, one 1e-9 among zeros 3.5e-10: no threshold tells them apart."""
+    """Eight times 0.7 has a float32 std of 6e-8, and one 1e-9 among zeros 3.5e-10: no threshold would do."""
     rewards = torch.tensor([[0.7] * 8, [0.0] * 7 + [1e-9]])
     assert dead_groups(rewards).tolist() == [True, False]
     expected = torch.tensor([[0.0] * 8, [-0.35355339] * 7 + [2.47487373]])

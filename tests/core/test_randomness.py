@@ -31,7 +31,7 @@ def test_no_two_purposes_or_runs_share_a_seed_and_every_library_takes_it():
 
 
 def numbers():
-    """From each global generator; of both kinds that come in pairs one, so that the other is kept for later."""
+    """From each global generator; normal numbers come in pairs, of which the second is kept for later."""
     return [
         random.random(),
         random.gauss(0.0, 1.0),

@@ -32,7 +32,6 @@ from igrpo_kit.experiments.presets import load_experiment, preset_names
 from igrpo_kit.experiments.runner import is_complete, run_base, run_experiment, run_one
 from igrpo_kit.policies.samplers.scripted import ScriptedSampler
 from igrpo_kit.tasks.problem import Problem
-from igrpo_kit.training.records import pack_run
 
 ROOT = Path(__file__).parents[2]
 FORMAT = PromptFormat(system=None, refinement="{question} [{draft}]")
@@ -131,9 +130,16 @@ def test_a_whole_comparison_from_runs_to_table_and_figure(small, tmp_path, capsy
     steps = [(r["step"], r["final"]) for r in read_rows(tmp_path / "grpo-8/seed-0/evaluations.jsonl")]
     assert steps == [(2, False), (3, True), (3, True), (3, True), (3, True)]
 
-    for name in ["base", *record_folders(small).values()]:
-        pack_run(tmp_path / name, tmp_path / "packed" / name)
-    records, base = compare.load_records(tmp_path / "packed", record_folders(small))
+    packed = tmp_path / "packed"
+    assert main(["pack", str(mine), "--runs", str(tmp_path), "--out", str(packed)]) == 0
+    assert capsys.readouterr().out == f"{packed / 'demo'}\n"
+    page = tmp_path / "page.html"
+    assert main(["report", "--preset", str(mine), "--records", str(packed), "--out", str(page)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"Figure, opens without a network: {page}"
+    sentences = [line for line in said if line.startswith("iGRPO 4+4: ")]
+    assert len(sentences) == 2 and set(sentences) <= set(out.splitlines())
+    records, base = compare.load_records(packed / "demo", record_folders(small))
     assert records[0].metrics[-1]["step"] == 3
     unpacked = compare.load_records(tmp_path, record_folders(small))[1]
     assert compare.accuracy(base) == compare.accuracy(unpacked)

@@ -17,7 +17,7 @@ import pytest
 
 from igrpo_kit.cli import main
 from igrpo_kit.core.rows import read_rows
-from igrpo_kit.scale import export as batch
+from igrpo_kit.scale import export
 from tests.test_notebooks import ENVIRONMENT, run_notebook
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def notebook(folder: Path, *cells: str | tuple[str, str], parameters: str | None
 
 def run_script(path: Path, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
     script = path.with_suffix(".py")
-    script.write_text(batch.notebook_to_script(path))
+    script.write_text(export.notebook_to_script(path))
     environment = {**ENVIRONMENT, **variables}
     return subprocess.run(
         [sys.executable, script, *flags],
@@ -72,7 +72,7 @@ def run_script(path: Path, *flags: str, **variables: str) -> subprocess.Complete
 
 
 def test_the_parameters_cell_is_read_with_names_types_defaults_and_help(tmp_path: Path) -> None:
-    read = [(p.flag, p.type, p.default, p.help) for p in batch.notebook_parameters(notebook(tmp_path))]
+    read = [(p.flag, p.type, p.default, p.help) for p in export.notebook_parameters(notebook(tmp_path))]
     assert read == [
         ("--model", "str", "tiny", "50 % of it"),
         ("--steps", "int", 3, "policy updates"),
@@ -145,16 +145,16 @@ def test_a_parameters_cell_that_cannot_become_flags_is_refused(
     tmp_path: Path, parameters: str | None, said: str
 ) -> None:
     with pytest.raises(ValueError, match=said):
-        batch.notebook_parameters(notebook(tmp_path, "1 + 1", parameters=parameters))
+        export.notebook_parameters(notebook(tmp_path, "1 + 1", parameters=parameters))
 
 
 def test_two_parameters_cells_and_no_notebook_at_all_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="2 cells are tagged"):
-        batch.notebook_parameters(notebook(tmp_path, ("parameters", "x: int = 1")))
+        export.notebook_parameters(notebook(tmp_path, ("parameters", "x: int = 1")))
     for content in ("", "[]", "{}", "null"):
         (tmp_path / "not.ipynb").write_text(content)
         with pytest.raises(ValueError, match=r"not\.ipynb: not a Jupyter notebook"):
-            batch.notebook_parameters(tmp_path / "not.ipynb")
+            export.notebook_parameters(tmp_path / "not.ipynb")
 
 
 # ---------------------------------------------------------------- the body
@@ -192,7 +192,7 @@ def test_the_body_means_what_the_cells_mean_strings_over_lines_too(tmp_path: Pat
 
 
 def test_indentation_leaves_the_inside_of_strings_alone() -> None:
-    assert batch.indent('x = 1\n\nif x:\n    y = """a\nb"""\nz = 2') == (
+    assert export.indent('x = 1\n\nif x:\n    y = """a\nb"""\nz = 2') == (
         '    x = 1\n\n    if x:\n        y = """a\nb"""\n    z = 2'
     )
 
@@ -201,7 +201,7 @@ def test_markdown_is_comment_and_batch_skip_is_gone(tmp_path: Path) -> None:
     path = notebook(
         tmp_path, ("markdown", '# Title\n\n"""text'), ("batch-skip", "%matplotlib widget"), "print(1)"
     )
-    script = batch.notebook_to_script(path)
+    script = export.notebook_to_script(path)
     assert '    # %% [markdown]\n    # # Title\n    #\n    # """text\n' in script
     assert "matplotlib" not in script
     assert run_script(path).stdout == "1\n"
@@ -223,12 +223,12 @@ def test_markdown_is_comment_and_batch_skip_is_gone(tmp_path: Path) -> None:
 )
 def test_what_only_jupyter_can_run_is_refused_with_its_cell(tmp_path: Path, source: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        batch.notebook_to_script(notebook(tmp_path, source))
-    batch.notebook_to_script(notebook(tmp_path, ("batch-skip", source)))
+        export.notebook_to_script(notebook(tmp_path, source))
+    export.notebook_to_script(notebook(tmp_path, ("batch-skip", source)))
 
 
 def test_an_imported_display_is_no_magic(tmp_path: Path) -> None:
-    assert "display(1)" in batch.notebook_to_script(
+    assert "display(1)" in export.notebook_to_script(
         notebook(tmp_path, "from IPython.display import display\ndisplay(1)")
     )
 
@@ -248,17 +248,17 @@ with multiprocessing.get_context("spawn").Pool(1) as pool:
 def test_the_files_carry_the_hash_of_their_source_and_are_listed(tmp_path: Path) -> None:
     path = notebook(tmp_path, "1", parameters="recipe: str = ''  # a\nvllm_host: str = ''  # b")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    files = batch.export_notebook(path, tmp_path / "out")
+    files = export.export_notebook(path, tmp_path / "out")
     assert [file.name for file in files] == ["job.py", "job.one_node.slurm", "job.multi_node.slurm"]
     assert all(digest in file.read_text() for file in files)
     assert not re.search(r"@[A-Z0-9]+@", "".join(file.read_text() for file in files))
-    alone = batch.export_notebook(notebook(tmp_path, "1"), tmp_path / "other")
+    alone = export.export_notebook(notebook(tmp_path, "1"), tmp_path / "other")
     assert [file.name for file in alone] == ["job.py", "job.one_node.slurm"]
 
 
 def test_a_file_name_cannot_smuggle_anything_into_the_shell(tmp_path: Path) -> None:
     path = notebook(tmp_path, "1").rename(tmp_path / 'a "$(touch x)"; b.ipynb')
-    files = batch.export_notebook(path, tmp_path / "out")
+    files = export.export_notebook(path, tmp_path / "out")
     assert [file.name for file in files] == ["a----touch-x----b.py", "a----touch-x----b.one_node.slurm"]
     assert "$(touch" not in "".join(file.read_text() for file in files)
 
@@ -266,7 +266,7 @@ def test_a_file_name_cannot_smuggle_anything_into_the_shell(tmp_path: Path) -> N
 def test_papermill_is_given_checked_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = notebook(tmp_path, "print(steps * 2)")
     with pytest.raises(SystemExit) as ended:
-        batch.run_notebook(path, tmp_path / "out.ipynb", ["--stepz", "4"])
+        export.run_notebook(path, tmp_path / "out.ipynb", ["--stepz", "4"])
     assert ended.value.code == 2 and "unrecognized arguments: --stepz 4" in capsys.readouterr().err
     assert not (tmp_path / "out.ipynb").exists()
 
@@ -371,11 +371,11 @@ exit "${FAKE_REQUEUE:-0}"
 
 
 class Cluster:
-    """Runs an exported job's body as Slurm would, with `srun` and its like replaced by the scripts of CLUSTER."""
+    """Runs an exported job as Slurm would, with the scripts of CLUSTER in place of `srun` and its like."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.fake = folder, folder / "fake"
-        batch.export_notebook(notebook(folder, TRAINER, parameters=TRAINER_PARAMETERS), folder)
+        export.export_notebook(notebook(folder, TRAINER, parameters=TRAINER_PARAMETERS), folder)
         self.fake.mkdir()
         for name, text in {**CLUSTER, "python": f'exec "{sys.executable}" "$@"'}.items():
             path = self.fake / name
@@ -598,7 +598,7 @@ def test_vllm_knows_every_flag_of_the_server() -> None:
 
 
 def test_lesson_08_as_a_script_gives_the_notebooks_numbers(tmp_path: Path) -> None:
-    batch.export_notebook(LESSON, tmp_path)
+    export.export_notebook(LESSON, tmp_path)
     parameters = {"max_steps": 2, "seed": 3}
     flags = ["--max-steps", "2", "--seed", "3", "--out-dir", str(tmp_path / "script")]
     with open(tmp_path / "log", "w") as log:  # both at once: most of it is importing

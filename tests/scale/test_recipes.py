@@ -176,7 +176,7 @@ def test_every_problem_set_of_a_recipe_is_known() -> None:
 def test_the_smoke_recipe_needs_no_network() -> None:
     problems = load_recipe("smoke").problems()
     assert len(problems) == 64 and {p.source for p in problems} == {"countdown"}
-    with pytest.raises(ValueError, match=r"'countdown' is no preset .* and no file"):
+    with pytest.raises(ValueError, match=r"'countdown' is no set of the hub .* and no file"):
         problem_set("countdown")
 
 

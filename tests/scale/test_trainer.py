@@ -27,7 +27,16 @@ from igrpo_kit.training.checkpoint import CheckpointError, load_checkpoint, save
 from igrpo_kit.training.rollout import Rollout, Stage
 from igrpo_kit.training.update import train_step
 from tests import tiny_models
-from tests.scale.trainer_worker import QUESTIONS, Recorded, Scripted, config, dataset, digit_share, main, trainer
+from tests.scale.trainer_worker import (
+    QUESTIONS,
+    Recorded,
+    Scripted,
+    config,
+    dataset,
+    digit_share,
+    main,
+    trainer,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,7 +128,7 @@ def test_one_update_is_the_kits_own_on_the_same_rollout(tmp_path, name):
 
 
 def as_rollout(run):
-    """The kit's Rollout of what a Recorded trainer drew (its drafts are not trained and left out)."""
+    """The kit's Rollout of what a Recorded trainer sampled (its drafts are not trained and left out)."""
     _, (prompts, refinements) = run.calls
     T = max(map(len, refinements))
     ids = torch.zeros(len(refinements), T, dtype=torch.long)
@@ -149,7 +158,7 @@ class Typed(Recorded):
 
     script: list[list[str]]
 
-    def draw(self, prompt_ids, *rest):
+    def sample(self, prompt_ids, *rest):
         completions = [ids(completion) for completion in self.script.pop(0)]
         assert len(completions) == len(prompt_ids)
         return completions, None

@@ -32,18 +32,18 @@ class Recorded(IGRPOTrainer):
     """Real sampling; `calls` keeps what the engine was asked and what it answered, as token ids."""
 
     def _generate_single_turn(self, prompt_ids: Any, *rest: Any) -> Any:
-        completions, log_probs = self.draw(prompt_ids, *rest)
+        completions, log_probs = self.sample(prompt_ids, *rest)
         self.calls = [*getattr(self, "calls", []), (prompt_ids, completions)]
         return completions, log_probs
 
-    def draw(self, *call: Any) -> Any:
+    def sample(self, *call: Any) -> Any:
         return super()._generate_single_turn(*call)
 
 
 class Scripted(Recorded):
-    """Draws what depends on the prompt and the row's number over all processes, and nothing else."""
+    """Samples what depends on the prompt and the row's number over all processes, and nothing else."""
 
-    def draw(self, prompt_ids: list[list[int]], *rest: Any) -> Any:
+    def sample(self, prompt_ids: list[list[int]], *rest: Any) -> Any:
         first = self.accelerator.process_index * len(prompt_ids)
         completions = []
         for row, ids in enumerate(prompt_ids):

@@ -1,4 +1,4 @@
-"""Intervals, and estimators of Pass@k."""
+"""Confidence intervals and estimators of pass@k."""
 
 import lazy_loader as _lazy
 

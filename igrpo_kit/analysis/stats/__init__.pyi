@@ -1,4 +1,4 @@
-# The public names, and the only list of them: what the type checker reads and what loads on first use.
+# All public names of this package. Type checkers read this list; each module is imported on first use.
 from .intervals import Interval as Interval
 from .intervals import bootstrap_interval as bootstrap_interval
 from .intervals import bootstrap_means as bootstrap_means

@@ -1,4 +1,4 @@
-"""How sure a number is: Wilson for a share, Student for seeds, the bootstrap for problems. All seeded."""
+"""Confidence intervals: Wilson for proportions, Student for seeds, the bootstrap for problems. All seeded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from scipy.stats import t as student_t
 
 Numbers = np.ndarray | Sequence
 
-_CHUNK = 1 << 22  # resampled indices held at once
+_CHUNK = 1 << 22  # resampled indices in memory at a time
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and the two-sided interval around it, in the estimate's own unit."""
+    """An estimate and its two-sided interval, in the unit of the estimate."""
 
     estimate: float
     low: float
@@ -42,12 +42,18 @@ def _finite_vector(values: Numbers, name: str, at_least: int) -> Float[np.ndarra
 
 
 def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval for a share of independent trials (Wilson, 1927).
+    """Wilson's score interval for a proportion of independent trials (Wilson, 1927).
 
-    Unlike estimate ± z * standard error it stays inside [0, 1] and has a width at 0 and at `trials`
-    successes: 28 of 30 is 0.933 [0.787, 0.982].
+    Unlike estimate ± z * standard error, it stays inside [0, 1] and has a width for 0 and for `trials`
+    successes: 28 of 30 gives 0.933 [0.787, 0.982].
 
-    Raises ValueError unless 0 <= successes <= trials and trials >= 1.
+    Args:
+        successes: number of successes.
+        trials: number of trials, at least 1.
+        confidence: of the interval.
+
+    Raises:
+        ValueError: not 0 <= successes <= trials, or trials < 1.
     """
     _check_confidence(confidence)
     if not (trials >= 1 and 0 <= successes <= trials):
@@ -56,15 +62,15 @@ def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) ->
     p, z2n = successes / trials, z * z / trials
     center = (p + z2n / 2) / (1 + z2n)
     half = z / (1 + z2n) * (p * (1 - p) / trials + z2n / (4 * trials)) ** 0.5
-    low = 0.0 if successes == 0 else center - half  # exact ends, free of rounding
+    low = 0.0 if successes == 0 else center - half  # exact at the ends, without rounding errors
     high = 1.0 if successes == trials else center + half
     return Interval(p, low, high, confidence)
 
 
 def student_interval(values: Numbers, *, confidence: float = 0.95) -> Interval:
-    """mean ± t * s / sqrt(n) for a few independent runs, such as training seeds (Student, 1908).
+    """mean ± t * s / sqrt(n) of a few independent runs, such as training seeds (Student, 1908).
 
-    With 3 seeds t is 4.30, not 1.96: the honest price of three runs. Raises ValueError for fewer than 2.
+    For 3 seeds t is 4.30, not 1.96. Raises ValueError for fewer than 2 values.
     """
     _check_confidence(confidence)
     array = _finite_vector(values, "values", at_least=2)
@@ -78,10 +84,17 @@ def bootstrap_interval(
 ) -> Interval:
     """Percentile bootstrap of the mean over problems (Efron, 1979).
 
-    `values` [problems] holds one number per problem, such as its pass@k. The problems are what is
-    resampled, since another test set is the question; samples of one problem are not independent.
+    Problems are resampled, because the question is what another test set would give, and because the samples
+    of a problem are not independent.
 
-    Raises ValueError for an empty or non-finite `values`.
+    Args:
+        values: one number per problem, such as its pass@k.
+        rng: source of randomness.
+        confidence: of the interval.
+        resamples: number of bootstrap samples.
+
+    Raises:
+        ValueError: `values` is empty or not finite.
     """
     _check_confidence(confidence)
     array = _finite_vector(values, "values", at_least=1)
@@ -104,8 +117,18 @@ def paired_difference(
 ) -> Interval:
     """Bootstrap interval of mean(first - second) over the same problems in the same order.
 
-    Pairing removes how hard the problems are from the noise, so it sees differences two separate
-    intervals hide. Raises ValueError where the lengths differ.
+    Pairing removes the variance due to the difficulty of problems, so it can detect differences that two
+    separate intervals do not show.
+
+    Args:
+        first: one number per problem.
+        second: one number per problem.
+        rng: source of randomness.
+        confidence: of the interval.
+        resamples: number of bootstrap samples.
+
+    Raises:
+        ValueError: the lengths differ.
     """
     a = _finite_vector(first, "first", at_least=1)
     b = _finite_vector(second, "second", at_least=1)
@@ -117,10 +140,18 @@ def paired_difference(
 def bootstrap_means(
     values: Float[np.ndarray, "units K"], *, rng: np.random.Generator, resamples: int = 2000
 ) -> Float[np.ndarray, "resamples K"]:
-    """Column means of resampled units (rows): what any statistic of several means is bootstrapped from.
+    """Column means of resampled units (rows), for the bootstrap of a statistic of several means.
 
-    A resample is drawn as how often each unit occurs in it, so all of them are one matrix product.
-    Raises ValueError where there is no unit.
+    A resample is sampled as the number of times each unit occurs in it, so that all resamples are one matrix
+    product.
+
+    Args:
+        values: one row per unit.
+        rng: source of randomness.
+        resamples: number of bootstrap samples.
+
+    Raises:
+        ValueError: there are no units.
     """
     units = len(values)
     if units == 0:

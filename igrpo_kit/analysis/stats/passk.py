@@ -1,7 +1,8 @@
-"""pass@k without bias: the chance that k of the n samples drawn hold a right one (https://arxiv.org/abs/2107.03374).
+"""Curves of unbiased pass@k: the probability that at least one of k samples is correct.
 
-Beside it what K samples per problem say of other ways to use N of them: Pass@1 averaged over runs
-(Section 4.1) and the majority vote. Every interval is over problems unless it says otherwise.
+The estimator: https://arxiv.org/abs/2107.03374. From the same K samples per problem: Pass@1 averaged over
+runs (Section 4.1 of https://arxiv.org/abs/2602.09000), and the majority vote. Intervals are over problems
+unless stated otherwise.
 """
 
 from collections.abc import Sequence
@@ -18,18 +19,18 @@ Numbers = int | np.integer | np.ndarray | Sequence
 
 @dataclass(frozen=True)
 class PassCurve:
-    """Pass@N over problems for many N, with the noise of the two ways of measuring it."""
+    """Pass@N over problems for many N, with the noise of two ways of measuring it."""
 
     n: Int[np.ndarray, " K"]
     estimate: Float[np.ndarray, " K"]
     """unbiased, mean over problems"""
     low: Float[np.ndarray, " K"]
     high: Float[np.ndarray, " K"]
-    """percentile bootstrap over problems"""
+    """upper end of the percentile bootstrap over problems"""
     redraw_std: Float[np.ndarray, " K"]
-    """standard deviation of "did one of N succeed?" asked once of these problems; NaN for N > K / 2"""
+    """standard deviation of the fraction of problems solved by one set of N samples; NaN for N > K / 2"""
     single_draw_std: Float[np.ndarray, " K"]
-    """the same with the problems drawn anew as well: sqrt(m (1 - m) / P), a share of P problems"""
+    """the same if the problems are also resampled: sqrt(m (1 - m) / P) for a fraction m of P problems"""
 
 
 def pass_at_k_curve(
@@ -41,13 +42,23 @@ def pass_at_k_curve(
     resamples: int = 2000,
     confidence: float = 0.95,
 ) -> PassCurve:
-    """Pass@N for N in `ks`, by default every N up to the fewest samples a problem has (Fig. S.1's axes).
+    """Pass@N for N in `ks`, by default every N up to the fewest samples of a problem (the axes of Fig. S.1).
 
-    A point of Fig. S.1 is a share of 30 problems, one draw of N samples for each (26 to 29 of 30). Drawn
-    again for the same problems it would vary by `redraw_std`: with m_N = 1 - (1 - p)^N its variance is the
-    mean of m_N (1 - m_N) = m_2N - m_N over P; pass@2N - pass@N is unbiased for that, hence the limit K / 2.
+    A point of Fig. S.1 is a fraction of 30 problems (26 to 29 of 30), with one set of N samples each. If the
+    same problems were sampled again, it would vary by `redraw_std`. With m_N = 1 - (1 - p)^N, its variance is
+    the mean of m_N (1 - m_N) = m_2N - m_N, divided by P. Pass@2N - pass@N is an unbiased estimate of this
+    mean, hence the limit K / 2.
 
-    Raises ValueError as `pass_at_k` does.
+    Args:
+        num_samples: samples per problem, K.
+        num_correct: correct samples per problem.
+        ks: the values of N.
+        rng: source of randomness.
+        resamples: number of bootstrap samples.
+        confidence: of the interval.
+
+    Raises:
+        ValueError: as `pass_at_k`.
     """
     n, c = np.broadcast_arrays(np.atleast_1d(num_samples), np.atleast_1d(num_correct))
     ks = range(1, int(n.min()) + 1) if ks is None else ks
@@ -71,23 +82,31 @@ def pass_at_k_curve(
 
 @dataclass(frozen=True)
 class RunAverage:
-    """Pass@1 as Section 4.1 reports it, the mean of K runs over the problems, and how sure it is."""
+    """Pass@1 as reported in Section 4.1, the mean of K runs over the problems, with two intervals."""
 
     runs: Float[np.ndarray, " K"]
-    """share of right answers in each run"""
+    """fraction of correct answers in each run"""
     over_runs: Interval
-    """Student's over the runs: how well these problems' Pass@1 is known"""
+    """Student's interval over the runs, for Pass@1 of these problems"""
     over_problems: Interval
-    """bootstrap over problems: how well that of other problems like these is known"""
+    """bootstrap over problems, for Pass@1 of other problems like these"""
 
 
 def pass_at_1_over_runs(
     right: Bool[np.ndarray, "P K"], *, rng: np.random.Generator, confidence: float = 0.95
 ) -> RunAverage:
-    """Average the K runs (64 for AIME, 8 for the others in Section 4.1); `right` is problems by runs.
+    """Average over K runs (in Section 4.1, 64 for AIME and 8 for the others).
 
-    More runs narrow the first interval towards 0, and leave the second, which is that of 30 problems.
-    Raises ValueError for fewer than 2 runs.
+    More runs narrow the first interval towards 0, but not the second, which depends on the number of
+    problems.
+
+    Args:
+        right: whether the answer is correct, problems by runs.
+        rng: source of randomness.
+        confidence: of both intervals.
+
+    Raises:
+        ValueError: there are fewer than 2 runs.
     """
     runs = right.mean(axis=0)
     per_problem = right.mean(axis=1)
@@ -100,7 +119,7 @@ def pass_at_1_over_runs(
 
 @dataclass(frozen=True)
 class MajorityCurve:
-    """Share of problems whose majority answer of N samples is right, with a bootstrap over problems."""
+    """Fraction of problems whose majority answer of N samples is correct, with a bootstrap over problems."""
 
     n: Int[np.ndarray, " K"]
     estimate: Float[np.ndarray, " K"]
@@ -116,14 +135,25 @@ def majority_at_k(
     rng: np.random.Generator,
     draws: int = 200,
 ) -> Float[np.ndarray, " ks"]:
-    """For one problem: the chance that the most frequent answer among N of its K samples is right.
+    """For one problem: the probability that the most frequent answer among N of its K samples is correct.
 
-    An answer is its text: two spellings of one number are two candidates. None, a sample without an answer,
-    has no vote, and where nobody votes the result is wrong. **Ties** are broken at random among the leaders:
-    a tie counts as the share of right ones among them. The mean over subsets of N is estimated from `draws`
-    random orders of the samples, N = K and N = 1 exactly.
+    Answers are compared as text, so two spellings of a number are two candidates. A sample without an answer
+    (None) has no vote; without any votes, the result is incorrect. **Ties** are broken at random, so a tie
+    counts as the fraction of correct answers among the tied ones.
 
-    Raises ValueError where answers and right differ in length, or a k is not in 1..K.
+    Args:
+        answers: of the K samples.
+        right: whether each answer is correct.
+        ks: the values of N.
+        rng: source of randomness.
+        draws: random orders of the samples from which the mean over subsets is estimated; exact for N = 1 and
+            K.
+
+    Returns:
+        One probability for each N.
+
+    Raises:
+        ValueError: `answers` and `right` differ in length, or an N is not in 1..K.
     """
     K = len(answers)
     if len(right) != K:
@@ -134,7 +164,7 @@ def majority_at_k(
     R = len(candidates)
     votes = np.array([R if a is None else candidates[a] for a in answers])
     given = np.bincount(votes, minlength=R + 1)
-    # One spelling has one grade, unless a grader timed out on some of its copies.
+    # A spelling has one grade, unless the grader timed out on some of its copies.
     worth = np.bincount(votes, weights=np.asarray(right, dtype=float), minlength=R + 1)[:R] / given[:R]
     orders = rng.permuted(np.tile(votes, (draws, 1)), axis=1)
     rows = np.arange(draws)[:, None] * (R + 1)
@@ -161,9 +191,19 @@ def majority_curve(
     resamples: int = 2000,
     confidence: float = 0.95,
 ) -> MajorityCurve:
-    """`majority_at_k` of each problem, averaged, with a bootstrap interval over problems.
+    """`majority_at_k` averaged over problems, with a bootstrap interval over problems.
 
-    Raises ValueError as `majority_at_k` does.
+    Args:
+        answers: of the K samples, for each problem.
+        right: whether each answer is correct.
+        ks: the values of N.
+        rng: source of randomness.
+        draws: as in `majority_at_k`.
+        resamples: number of bootstrap samples.
+        confidence: of the interval.
+
+    Raises:
+        ValueError: as `majority_at_k`.
     """
     rows = zip(answers, right, strict=True)
     per_problem = np.stack([majority_at_k(a, r, ks, rng=rng, draws=draws) for a, r in rows])

@@ -1,4 +1,4 @@
-"""Prompts in, completions out, whatever the engine."""
+"""Samplers: prompts in, completions out, with one interface for all engines."""
 
 import lazy_loader as _lazy
 

@@ -1,4 +1,4 @@
-# The public names, and the only list of them: what the type checker reads and what loads on first use.
+# All public names of this package. Type checkers read this list; each module is imported on first use.
 from .encoding import encode_prompts as encode_prompts
 from .hf import HFSampler as HFSampler
 from .sampler import Sampler as Sampler

@@ -1,4 +1,4 @@
-"""What the samplers share: chats to token ids, sampled ids to `Samples`."""
+"""Shared by the samplers: from chats to token ids, and from sampled ids to `Samples`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,9 +13,10 @@ from igrpo_kit.policies.samplers.sampler import Samples
 
 
 def stop_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Every id that ends a completion: chat models end a turn and a text in different ways.
+    """All ids that end a completion; chat models have different tokens for the end of a turn and of a text.
 
-    Raises ValueError if neither the model's generation config nor the tokenizer names one.
+    Raises:
+        ValueError: neither the model's generation config nor the tokenizer has one.
     """
     configured = getattr(model.generation_config, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
@@ -26,9 +27,10 @@ def stop_ids(model: Any, tokenizer: Any) -> list[int]:
 
 
 def encode_prompts(tokenizer: Any, prompts: Sequence[Messages]) -> list[list[int]]:
-    """Token ids of each chat, ready for the assistant's turn.
+    """Token ids of each chat, up to the beginning of the assistant's turn.
 
-    Raises ValueError naming the prompt that the tokenizer cannot encode.
+    Raises:
+        ValueError: the tokenizer cannot encode a prompt (the message names it).
     """
     try:
         return _encode(tokenizer, list(prompts))
@@ -46,7 +48,7 @@ def _encode(tokenizer: Any, prompts: list[Messages]) -> list[list[int]]:
 
 
 def left_pad(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ragged rows -> ids [P, T] and attention [P, T], True on tokens. Which id pads is never read."""
+    """Ragged rows -> ids [P, T], and attention [P, T], True on tokens. The padding id is arbitrary."""
     width = max(map(len, rows))
     ids = [[0] * (width - len(row)) + list(row) for row in rows]
     attention = [[False] * (width - len(row)) + [True] * len(row) for row in rows]
@@ -55,9 +57,9 @@ def left_pad(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tenso
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Dropout off for the duration: it would draw from, and record, another distribution."""
+    """Switch dropout off within the block: it would change the distribution that is sampled and recorded."""
     was_training = model.training
-    if was_training:  # walking the modules costs about a millisecond
+    if was_training:  # eval() visits every module, which takes about 1 ms
         model.eval()
     try:
         yield
@@ -76,9 +78,19 @@ def collect_samples(
     log_probs: Float[Tensor, "B T"],
     entropies: Float[Tensor, "B T"] | None,
 ) -> Samples:
-    """`Samples` from what was drawn. `ended`: the mask's last token is a stop id; what follows is arbitrary.
+    """`Samples` from sampled token ids.
 
-    Raises FloatingPointError where a log-prob inside the mask is not finite.
+    Args:
+        tokenizer: decodes the completions.
+        prompt_ids: token ids of the prompts.
+        ids: sampled token ids; those outside the mask are arbitrary.
+        mask: True up to the end of each completion, including a stop id.
+        ended: whether the last token in each row's mask is a stop id.
+        log_probs: in nats.
+        entropies: in nats, or None.
+
+    Raises:
+        FloatingPointError: a log-prob inside the mask is not finite.
     """
     if not log_probs[mask].isfinite().all():
         raise FloatingPointError("the policy's logits are NaN or infinite")
@@ -100,14 +112,14 @@ def collect_samples(
 
 
 class SeededSampler:
-    """A sampler whose only source of chance is its `generator`."""
+    """A sampler whose only source of randomness is its `generator`."""
 
     generator: torch.Generator
 
     def state_dict(self) -> dict[str, Any]:
-        """The generator's state: with it, and the same weights, the next samples are the same."""
+        """The generator's state; the same state and weights give the same next samples."""
         return {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
+        """Resume from a `state_dict`."""
         self.generator.set_state(state["generator"])

@@ -1,8 +1,8 @@
-"""Sampling from any Hugging Face causal language model, with what training needs recorded on the way.
+"""Sampling from any Hugging Face causal language model, with log-probs and entropies recorded for training.
 
-Each prompt is encoded once and its key-value cache expanded over its samples; rows that have ended
-leave the batch. Log-probs and entropies come from the logits that are there anyway, so that no second
-pass over the completions is needed while training is on-policy.
+Each prompt is encoded once and its key-value cache expanded to its samples; completed rows leave the batch.
+Log-probs and entropies come from the logits of generation, so on-policy training needs no second pass over
+the completions.
 """
 
 from collections.abc import Sequence
@@ -28,18 +28,18 @@ from igrpo_kit.policies.samplers.encoding import (
 from igrpo_kit.policies.samplers.llama import SmallLlamaDecoder, is_small_llama
 from igrpo_kit.policies.samplers.sampler import Samples, SamplingSettings, check_request
 
-_CHUNK_ELEMENTS = 1 << 22  # logits turned into float64 cumulative probabilities at once: 32 MB
-_COMPACT_BELOW = 0.75  # share of live rows under which copying their cache pays
+_CHUNK_ELEMENTS = 1 << 22  # logits converted to float64 cumulative probabilities at a time: 32 MB
+_COMPACT_BELOW = 0.75  # fraction of live rows below which it is faster to copy their cache
 
 
 @runtime_checkable
 class Decoder(Protocol):
-    """A model with a cache: prompts once, then one token per row and call; returns next-token logits."""
+    """A model with a cache: first the prompts, then one token per row and call; returns next-token logits."""
 
     def prefill(
         self, ids: Int[Tensor, "P T"], attention: Bool[Tensor, "P T"], num_samples: int
     ) -> Float[Tensor, "R V"]:
-        """Encode P left-padded prompts, each becoming `num_samples` rows."""
+        """Encode P left-padded prompts, and expand each to `num_samples` rows."""
         ...
 
     def step(self, tokens: Int[Tensor, " R"]) -> Float[Tensor, "R V"]:
@@ -47,12 +47,12 @@ class Decoder(Protocol):
         ...
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """Drop every other row."""
+        """Drop all other rows."""
         ...
 
 
 class CachedDecoder:
-    """`Decoder` for any causal LM of transformers."""
+    """`Decoder` for any transformers causal LM."""
 
     def __init__(self, model: Any) -> None:
         self.model, self.cache = model, DynamicCache(config=model.config)
@@ -60,7 +60,7 @@ class CachedDecoder:
     def prefill(
         self, ids: Int[Tensor, "P T"], attention: Bool[Tensor, "P T"], num_samples: int
     ) -> Float[Tensor, "R V"]:
-        # Positions count from the first real token; padding's own are never looked at.
+        # Positions start at the first real token; those of padding are not used.
         positions = (attention.long().cumsum(dim=1) - 1).clamp(min=0)
         logits = self._logits(ids, attention, positions)
         self.cache.batch_repeat_interleave(num_samples)
@@ -91,15 +91,23 @@ class CachedDecoder:
 def sample_tokens(
     logits: Float[Tensor, "R V"], temperature: float, generator: torch.Generator
 ) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"], Float[Tensor, " R"]]:
-    """A token per row from softmax(logits / temperature), its log-prob and the entropy, in nats.
+    """Sample one token per row from softmax(logits / temperature).
 
-    One uniform number per row, inverted through the cumulative probabilities: summed in float64, as
-    150,000 float32 terms would lose the rare tokens. Temperature 0 takes the argmax.
+    One uniform number per row is inverted through the cumulative probabilities. These are summed in float64:
+    in float32, a sum of 150,000 terms would lose the rare tokens.
+
+    Args:
+        logits: next-token logits.
+        temperature: 0 takes the argmax.
+        generator: source of the random numbers.
+
+    Returns:
+        Token ids, their log-probs, and the entropies of the distributions (in nats), each of shape [R].
     """
     if temperature == 0:
         tokens = logits.argmax(dim=-1)
         chosen = logits.gather(1, tokens[:, None]).squeeze(1).float()
-        certain = chosen - chosen  # 0, or NaN where the logits are no numbers
+        certain = chosen - chosen  # 0, or NaN where a logit is not finite
         return tokens, certain, certain
     chunks = logits.split(max(1, _CHUNK_ELEMENTS // logits.shape[1]))
     parts = [_sample_chunk(chunk.float() / temperature, generator) for chunk in chunks]
@@ -114,10 +122,10 @@ def _sample_chunk(logits: Tensor, generator: torch.Generator) -> tuple[Tensor, T
     probs = log_probs.exp()
     cumulative = probs.cumsum(dim=-1, dtype=torch.float64)
     uniform = torch.rand(len(logits), 1, dtype=torch.float64, device=logits.device, generator=generator)
-    # right=True: the first entry above the draw, never a token of probability 0.
+    # right=True: the first entry above the uniform number, never a token of probability 0.
     tokens = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-    tokens = tokens.clamp(max=logits.shape[1] - 1)  # a draw that rounded up to the total
-    # Clamped, a log-prob of -inf gives 0 with its probability of 0; five times faster than torch's entr.
+    tokens = tokens.clamp(max=logits.shape[1] - 1)  # the product may round up to the total
+    # Clamped, a log-prob of -inf times its probability of 0 is 0; five times as fast as torch's entr.
     entropy = -(probs * log_probs.clamp(min=-200.0)).sum(dim=-1)
     return tokens.squeeze(1), log_probs.gather(1, tokens).squeeze(1), entropy
 
@@ -125,24 +133,33 @@ def _sample_chunk(logits: Tensor, generator: torch.Generator) -> tuple[Tensor, T
 def keep_nucleus(logits: Float[Tensor, "R V"], temperature: float, top_p: float) -> Float[Tensor, "R V"]:
     """The logits with -inf outside the nucleus: the most probable tokens, up to the one that reaches top_p.
 
-    Probabilities are those at `temperature` (https://arxiv.org/abs/1904.09751). Temperature 0 and top_p 1 change nothing.
+    Nucleus sampling: https://arxiv.org/abs/1904.09751.
+
+    Args:
+        logits: next-token logits.
+        temperature: at which the probabilities are taken; 0 changes nothing.
+        top_p: probability of the nucleus; 1 changes nothing.
     """
     if temperature == 0 or top_p == 1:
         return logits
     probs, order = (logits.float() / temperature).softmax(dim=-1).sort(dim=-1, descending=True)
-    before = probs.cumsum(dim=-1, dtype=torch.float64) - probs  # what the more probable ones hold
+    before = probs.cumsum(dim=-1, dtype=torch.float64) - probs  # probability of the more probable tokens
     outside = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, before >= top_p)
     return logits.masked_fill(outside, -torch.inf)
 
 
 class HFSampler(SeededSampler):
-    """Samples from a policy as it is now; follows its training, being the same object.
+    """Samples from a policy with its current weights: training updates the same model object.
 
-    `generator` (seeded with `seed`, on the model's device) is its only source of chance. At most
-    `max_rows` completions are in the cache at once.
+    Args:
+        policy: the policy to sample from.
+        settings: sampling parameters.
+        seed: of `generator` (on the model's device), the only source of randomness.
+        max_rows: maximum number of completions in the cache at once.
 
-    Raises ValueError for a prompt the tokenizer cannot encode, FloatingPointError where the model's
-    logits are not finite numbers.
+    Raises:
+        ValueError: in `sample`, the tokenizer cannot encode a prompt.
+        FloatingPointError: in `sample`, the model's logits are not finite.
     """
 
     def __init__(
@@ -153,7 +170,7 @@ class HFSampler(SeededSampler):
         self.generator = torch.Generator(device=self.model.device).manual_seed(seed)
         self._stop_ids = stop_ids(self.model, self.tokenizer)
 
-    # Not inference_mode: its tensors could not enter the loss, where the old log-probs are needed.
+    # Not inference_mode: the loss uses the old log-probs, and autograd rejects inference tensors.
     @torch.no_grad()
     def sample(self, prompts: Sequence[Messages], num_samples: int) -> Samples:
         """P prompts -> P * num_samples completions, row-major by prompt."""
@@ -177,10 +194,10 @@ class HFSampler(SeededSampler):
         )
 
     def sync(self) -> None:
-        """Nothing to do: it samples the very model that is trained."""
+        """Does nothing: the sampler uses the model that is trained."""
 
     def _sample(self, prompt_ids: list[list[int]], num_samples: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids, log-probs and entropies [R, max_new_tokens]; what follows a row's end is arbitrary."""
+        """Ids, log-probs, and entropies [R, max_new_tokens]; values after a row's end are arbitrary."""
         decoder = self._decoder()
         logits = decoder.prefill(*left_pad(prompt_ids, self.model.device), num_samples)
         shape, device = (len(logits), self.settings.max_new_tokens), logits.device

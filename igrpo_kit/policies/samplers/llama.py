@@ -1,7 +1,7 @@
-"""Decoding for small Llama models on CPU, where a module's Python costs more than its arithmetic.
+"""Decoding for small Llama models on CPU, where the overhead of Python modules exceeds the arithmetic.
 
-The computation of transformers' `LlamaForCausalLM`, on its weights, in fewer operations: q, k and v in
-one product (gate and up too), RoPE as one complex multiplication, a cache that is written in place.
+The computation and weights are those of transformers' `LlamaForCausalLM`, with fewer operations: q, k, and v
+in one product (gate and up too), RoPE as one complex multiplication, and a cache that is written in place.
 """
 
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from torch.nn.functional import embedding, linear, pad, rms_norm, scaled_dot_pro
 from transformers import LlamaForCausalLM
 
 _SMALL = 20_000_000
-"""Parameters above which the arithmetic dominates, and a second copy of the weights is felt."""
+"""Number of parameters above which the arithmetic dominates and a second copy of the weights is large"""
 
 _FEWEST_SLOTS = 16
-"""Slots of the cache to read even where fewer are written: torch takes a slow path for smaller products."""
+"""Minimum number of cache slots to read, even if fewer are written: torch is slow for smaller products"""
 
 
 def is_small_llama(model: Any) -> bool:
     """True for an unmodified float32 `LlamaForCausalLM` on CPU with few parameters.
 
-    Not for subclasses, adapters, biases, hooks or a RoPE that depends on the length.
+    False for subclasses, adapters, biases, hooks, or a RoPE that depends on the length.
     """
     return (
         type(model) is LlamaForCausalLM
@@ -39,7 +39,7 @@ def is_small_llama(model: Any) -> bool:
 
 @dataclass(frozen=True)
 class _Layer:
-    """One layer's weights, those applied to the same input joined."""
+    """Weights of one layer; those applied to the same input are concatenated."""
 
     attention_norm: Tensor
     qkv: Tensor
@@ -52,7 +52,7 @@ class _Layer:
 def _adjacent_pairs(weight: Float[Tensor, "rows D"], head_dim: int) -> Float[Tensor, "rows D"]:
     """Rows i and i + head_dim/2 of each head side by side: RoPE's pairs as complex numbers.
 
-    q and k are reordered alike, so that their dot products are the model's.
+    q and k are reordered in the same way, so their dot products do not change.
     """
     halves = weight.view(-1, 2, head_dim // 2, weight.shape[1])
     return halves.transpose(1, 2).reshape(weight.shape)
@@ -73,7 +73,7 @@ def _joined(layer: Any, head_dim: int) -> _Layer:
 
 
 def _causal_bias(attention: Bool[Tensor, "P T"]) -> Float[Tensor, "P 1 T T"]:
-    """0 where a token may look, -inf where not; padding looks at itself, else its softmax is NaN."""
+    """0 where a token may attend, else -inf; padding attends to itself, or its softmax would be NaN."""
     T = attention.shape[1]
     seen = attention[:, None, None] & torch.ones(T, T, dtype=torch.bool).tril()
     seen = seen | torch.eye(T, dtype=torch.bool)
@@ -81,10 +81,10 @@ def _causal_bias(attention: Bool[Tensor, "P T"]) -> Float[Tensor, "P 1 T T"]:
 
 
 class SmallLlamaDecoder:
-    """`hf.Decoder` for the models `is_small_llama` accepts; reads the weights as they are now.
+    """`hf.Decoder` for the models that `is_small_llama` accepts, with their current weights.
 
-    A row's positions are its slots in the left-padded batch: RoPE is relative, so this differs from
-    positions counted from the row's first token by rounding alone.
+    The positions of a row are its slots in the left-padded batch. RoPE is relative, so this differs only by
+    rounding from positions that start at the row's first token.
     """
 
     def __init__(self, model: Any, max_new_tokens: int) -> None:
@@ -123,7 +123,7 @@ class SmallLlamaDecoder:
     def _logits(
         self, ids: Int[Tensor, "R T"], causal_bias: Float[Tensor, "R 1 T T"] | None
     ) -> Float[Tensor, "R V"]:
-        """Append T tokens to every row; the logits that predict the one after them."""
+        """Append T tokens to every row; returns the logits of the next token."""
         R, T = ids.shape
         written, self.length = slice(self.length, self.length + T), self.length + T
         x = embedding(ids, self.body.embed_tokens.weight)
@@ -133,7 +133,7 @@ class SmallLlamaDecoder:
             torch.view_as_complex(turning).mul_(self.rotation[written, None])
             q, k, v = heads.transpose(1, 2).split([self.heads, self.kv_heads, self.kv_heads], dim=1)
             cache[0][:, :, written], cache[1][:, :, written] = k, v
-            if layer is self.layers[-1]:  # what is left to do concerns the last token alone
+            if layer is self.layers[-1]:  # the remaining operations need only the last token
                 x, q = x[:, -1:], q[:, :, -1:]
             out = self._look_back(q, cache) if q.shape[2] == 1 else self._look_around(q, k, v, causal_bias)
             x = x + linear(out.transpose(1, 2).flatten(2), layer.output)
@@ -156,8 +156,10 @@ class SmallLlamaDecoder:
     def _look_back(
         self, q: Float[Tensor, "R heads 1 d"], cache: Float[Tensor, "2 R kv slots d"]
     ) -> Float[Tensor, "R heads 1 d"]:
-        """Attention of one token to the cache: two batched products, at this size twice as fast as the
-        fused kernel."""
+        """Attention of one token to the cache.
+
+        Two batched products, which at this size are twice as fast as the fused kernel.
+        """
         slots = min(max(self.length, _FEWEST_SLOTS), cache.shape[3])
         keys, values = cache[:, :, :, :slots].flatten(1, 2)
         queries = q.reshape(len(keys), -1, self.head_dim)

@@ -1,9 +1,10 @@
-"""Who generates: prompts in, `Samples` out, whatever the engine behind it.
+"""The sampler interface: prompts in, `Samples` out, for any engine.
 
-A sampler turns P prompts into P * n completions and keeps the log-prob of every token at the moment
-it was drawn. These are the old log-probs of the importance ratio (Eq. 12), so the distribution
-sampled from must be the one scored: temperature is offered, top-k is not, and top-p for evaluation only.
-It cuts the tail off, and the ratio would then compare the policy with a distribution nobody sampled from.
+Equations: https://arxiv.org/abs/2602.09000. A sampler turns P prompts into P * n completions and records the
+log-prob of every token when it is sampled. These are the old log-probs of the importance ratio (Eq. 12), so
+the loss must score the same distribution that was sampled from. Temperature is therefore supported, top-k is
+not, and top-p only for evaluation: it cuts off the tail, and the old log-probs would be those of a
+distribution that was not sampled from.
 """
 
 from collections.abc import Sequence
@@ -19,12 +20,16 @@ from igrpo_kit.policies.policy import Policy
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How to draw: at most `max_new_tokens` tokens at `temperature`; 0 is greedy, for evaluation.
+    """Sampling parameters.
 
-    `top_p` < 1 draws from the smallest set of tokens that holds so much probability; for evaluation too, and
-    `train` refuses it.
+    Args:
+        max_new_tokens: length limit of a completion in tokens.
+        temperature: 0 is greedy, for evaluation.
+        top_p: below 1, sample from the smallest set of tokens with this total probability (nucleus sampling,
+            https://arxiv.org/abs/1904.09751). For evaluation only; `train` refuses it.
 
-    Raises ValueError for max_new_tokens < 1, a negative temperature, or a top_p outside (0, 1].
+    Raises:
+        ValueError: max_new_tokens < 1, temperature < 0, or top_p is outside (0, 1].
     """
 
     max_new_tokens: int
@@ -44,12 +49,18 @@ class SamplingSettings:
 class Samples:
     """P * n completions, row-major by prompt: rows i*n ... i*n + n-1 belong to prompt i.
 
-    `mask` is True up to and including the first end-of-sequence token; padding never enters it.
-    `log_probs` (nats) are at the sampler's temperature, `entropies` (nats) of the full vocabulary
-    at that temperature, None where the engine does not give them; both are 0 outside the mask.
-    Greedy samples have log-prob 0 and entropy 0:
-    the distribution they come from has one outcome. `texts` are the tokens before the
-    end-of-sequence token, special ones included: nothing the policy wrote hides from a verifier.
+    Greedy samples have log-prob 0 and entropy 0: their distribution has one outcome.
+
+    Args:
+        prompt_ids: token ids of the P prompts.
+        completion_ids: sampled token ids, padded on the right.
+        mask: True up to and including the first end-of-sequence token; False on padding.
+        log_probs: in nats, at the sampler's temperature; 0 outside the mask.
+        entropies: in nats, of the full vocabulary at that temperature; 0 outside the mask. None if the engine
+            does not provide them.
+        texts: the tokens before the end-of-sequence token, decoded with special tokens, so that a verifier
+            sees everything the policy wrote.
+        finish_reasons: why each row ended.
     """
 
     prompt_ids: list[list[int]]
@@ -59,7 +70,7 @@ class Samples:
     entropies: Float[Tensor, "B T"] | None
     texts: list[str]
     finish_reasons: list[str]
-    """Per row "stop" (an end-of-sequence token was drawn) or "length" (cut at max_new_tokens)."""
+    """per row "stop" (an end-of-sequence token was sampled) or "length" (cut at max_new_tokens)"""
 
     @property
     def num_samples(self) -> int:
@@ -69,16 +80,16 @@ class Samples:
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Anything that answers each of P prompts with `num_samples` completions."""
+    """Generates `num_samples` completions for each of P prompts."""
 
     @property
     def policy(self) -> Policy:
-        """Who answers, and how it is asked."""
+        """The policy that is sampled from, with its prompt format."""
         ...
 
     @property
     def settings(self) -> SamplingSettings:
-        """How it samples; the loss scores at its temperature."""
+        """Sampling parameters; the loss uses the same temperature."""
         ...
 
     def sample(self, prompts: Sequence[Messages], num_samples: int) -> Samples:
@@ -86,15 +97,15 @@ class Sampler(Protocol):
         ...
 
     def sync(self) -> None:
-        """Sample from the policy as it is now; whoever changes its weights calls this afterwards."""
+        """Use the policy's current weights; to be called after every change of the weights."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What decides the next samples, the weights apart: a checkpoint holds it."""
+        """The state that determines the next samples, except the weights; stored in checkpoints."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
+        """Resume from a `state_dict`."""
         ...
 
 

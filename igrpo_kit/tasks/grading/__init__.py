@@ -1,4 +1,4 @@
-"""Whether a completion answers its problem: extraction, and a grader in worker processes."""
+"""Answer extraction, and a grader that runs in worker processes."""
 
 import lazy_loader as _lazy
 

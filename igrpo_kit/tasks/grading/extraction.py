@@ -1,17 +1,17 @@
-r"""What a completion answers.
+r"""Extraction of the answer from a completion.
 
-**What the answer is** (`extract_answer`): the content of the last `\boxed{...}` or `\fbox{...}`, else of the
-last `<answer>...</answer>`.
+**The answer** (`extract_answer`) is the content of the last `\boxed{...}` or `\fbox{...}`, else of the last
+`<answer>...</answer>`.
 
-- The text after the last `</think>` goes first; all of the text counts only if nothing is answered there. A
-  box among the thoughts, such as a quoted draft's, does not hide the `<answer>18</answer>` after them.
-- Apart from that a box wins over a tag, whether it stands in the tag, before it or after it.
-- The last box is the one begun last; of a box in a box that is the inner one. Braces are matched as TeX does
-  it, so `\{` is none. `\boxed` without a brace is a mention, not a box.
-- An answer begun last and never finished, as in a completion cut at its length, is no answer. It does not
-  fall back to an earlier one, nor from a box to a tag. Neither does an empty one.
-- All of the content is judged, except white space, `$`, `\(...\)`, `\[...\]` or `**...**` around it, and a
-  final full stop. So "18 dollars" is not 18.
+- The text after the last `</think>` is searched first; the whole text is searched only if no answer begins
+  there. A box in the reasoning, such as that of a quoted draft, does not hide a later `<answer>18</answer>`.
+- Otherwise a box takes precedence over a tag, whether it is inside the tag, before it, or after it.
+- The last box is the one that begins last; of nested boxes, this is the inner one. Braces are matched as in
+  TeX, so `\{` does not count. `\boxed` without a brace is not a box.
+- If the answer that begins last is not finished, as in a truncated completion, there is no answer: there is
+  no fallback to an earlier answer, nor from a box to a tag. The same holds if it is empty.
+- The full content is graded, except for surrounding white space, `$`, `\(...\)`, `\[...\]` or `**...**`, and
+  a final period. So "18 dollars" is not 18.
 """
 
 import re
@@ -21,7 +21,7 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
 def last_box(text: str) -> tuple[bool, str]:
-    """Whether a box is begun in the text, and the content of the last one, empty if it has no end."""
+    """Whether a box begins in the text, and the content of the last one; empty if it is not closed."""
     box = None
     for box in _BOX.finditer(text):  # noqa: B007
         pass
@@ -36,14 +36,14 @@ def last_box(text: str) -> tuple[bool, str]:
 
 
 def _last_tag(text: str) -> tuple[bool, str]:
-    """The same of `<answer>`."""
+    """The same for `<answer>`."""
     _, begun, rest = text.rpartition("<answer>")
     content, closed, _ = rest.partition("</answer>")
     return bool(begun), content if closed else ""
 
 
 def last_answer(text: str) -> tuple[bool, str]:
-    """Whether an answer is begun in the text, and the last one."""
+    """Whether an answer begins in the text, and the last one."""
     _, thought, conclusion = text.rpartition("</think>")
     for part in (conclusion, text) if thought else (text,):
         for last in (last_box, _last_tag):
@@ -54,8 +54,8 @@ def last_answer(text: str) -> tuple[bool, str]:
 
 
 def extract_answer(text: str) -> str | None:
-    r"""The content of the last `\boxed{}`, else of the last `<answer>`; None if there is none or it is cut.
+    r"""The content of the last `\boxed{}`, else of the last `<answer>`; None if missing, empty, or truncated.
 
-    The rules: see the module. Takes time linear in the length of the text.
+    The module docstring gives the rules. Takes time linear in the length of the text.
     """
     return last_answer(text)[1] or None

@@ -1,35 +1,37 @@
-r"""Whether a completion answers its problem. Every grade has a status; hostile text can do no harm.
+r"""Grading of completions against reference answers (golds), safe against hostile text.
 
-math-verify decides which answers are equal. This module decides what the answer is, and keeps math-verify in
-worker processes of bounded memory that are killed at a wall limit. It needs a POSIX system.
+math-verify decides whether two answers are equal. This module extracts the answer and runs math-verify in
+worker processes with limited memory, which are killed at a wall-clock limit. It needs a POSIX system.
 
-**What the answer is**: see `extraction`. A gold is a bare answer, or a text with a box; `\sqrt{2}`, `3\pi`,
-`\text{Evelyn}` and `C` parse as they are.
+**Extraction**: see `extraction`. A gold is a bare answer or a text with a box; `\sqrt{2}`, `3\pi`,
+`\text{Evelyn}`, and `C` are parsed as they are.
 
-**Statuses.** The reward is 1 for `correct` and 0 for all others.
+**Statuses.** Every grade has one. The reward is 1 for `correct` and 0 for all others.
 
-| status            | meaning                                                                                |
-|-------------------|----------------------------------------------------------------------------------------|
-| `correct`         | equal to the gold                                                                      |
-| `incorrect`       | another answer                                                                         |
-| `no_answer`       | nothing to judge; decided first, whatever the gold                                     |
-| `unparsed_gold`   | the gold is not understood in time, is refused, or equals nothing (1/0): mend the data |
-| `unparsed_answer` | the answer is not understood, or refused                                               |
-| `timeout`         | no verdict within the time limit, on this machine under its present load               |
-| `error`           | out of memory, not comparable for sympy, or the death of two workers in a row          |
+| status            | meaning                                                                            |
+|-------------------|------------------------------------------------------------------------------------|
+| `correct`         | equal to the gold                                                                  |
+| `incorrect`       | not equal to the gold                                                              |
+| `no_answer`       | nothing to grade; decided first, whatever the gold                                 |
+| `unparsed_gold`   | the gold does not parse in time, is refused, or equals nothing (1/0): fix the data |
+| `unparsed_answer` | the answer does not parse, or is refused                                           |
+| `timeout`         | no verdict within the time limit, on this machine under its current load           |
+| `error`           | out of memory, not comparable by sympy, or two workers in a row died               |
 
-*Refused* before a worker sees it: more than 1000 characters, unbalanced braces, brackets nested deeper than
-20, a numeric exponent of 10^6 or more (9^{9^9} has one), the factorial of a number of six digits or more.
+*Refused* before it reaches a worker: more than 1000 characters, unbalanced braces, brackets nested deeper
+than 20, a numeric exponent of 10^6 or more (such as 9^{9^9}), the factorial of a number with six or more
+digits.
 
-*Decided without a worker*: plain numbers (18, -1,234.50, 3/4, \frac{3}{4}), for which math-verify's verdict
-can be told from their values, and pairs seen before. What timed out or failed is tried anew in the next
+*Decided without a worker*: plain numbers (18, -1,234.50, 3/4, \frac{3}{4}), whose values determine
+math-verify's verdict, and pairs graded before. Pairs that timed out or failed are tried again in the next
 call.
 
-**What math-verify accepts and a teacher may not**: units are ignored (5 cm = 5 m), bases too (2516_8 =
+**What math-verify accepts and a teacher may not**: units are ignored (5 cm = 5 m), and so are bases (2516_8 =
 2516); 50% = 50 and 50% = 0.5; decimals that agree to six places (1/3 = 0.333333); unevaluated sums (2+2 =
 4); lists and sets in any order, and (1,2) = 1,2; 5 for x = 5 and x = 5 for 5; 1/2004! = 1/2006!; letters in
 any case and order (ab = BA). It is not symmetric: for the gold 1<x<2 the answer (1,2) is correct, but not
-the other way round. It also misses some: 1e2 for 100, e^{i\pi} for -1. The tests hold it to this list.
+the other way around. It also rejects some correct answers: 1e2 for 100, e^{i\pi} for -1. The tests check this
+list.
 """
 
 import math
@@ -63,7 +65,7 @@ _FRACTION = re.compile(r"(-?)(?:\\[dtc]?frac\{([0-9]+)\}\{([0-9]+)\}|([1-9][0-9]
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """A completion's reward (1 or 0), why, the answer extracted from it, and a worker's seconds."""
+    """Reward of a completion (1 or 0), the status, the extracted answer, and the worker's time in seconds."""
 
     reward: float
     status: Status
@@ -72,7 +74,7 @@ class Grade:
 
 
 def _bare(text: str) -> str:
-    """An answer without what may stand around it. Longer ones than are judged stay as they are."""
+    """The answer without delimiters around it; an answer over the length limit is returned unchanged."""
     if len(text) > MAX_CHARS:
         return text
     text, before = text.replace("\\$", "").replace("$", "").strip(), ""
@@ -93,7 +95,7 @@ def _bare_gold(gold: str) -> str:
 
 
 def _well_formed(text: str) -> bool:
-    """Braces balanced, and no bracket of any kind nested too deep."""
+    """Whether braces are balanced and no bracket of any kind is nested too deeply."""
     braces = depth = 0
     for bracket in _BRACKET.findall(text):
         if bracket[-1] in "({[":
@@ -112,7 +114,7 @@ def _too_large(power: re.Match[str]) -> bool:
 
 
 def _refused(text: str) -> bool:
-    """Whether a worker should not even try."""
+    """Whether a text must not be sent to a worker."""
     return (
         not text
         or len(text) > MAX_CHARS
@@ -123,9 +125,9 @@ def _refused(text: str) -> bool:
 
 
 def _number(text: str) -> tuple[Fraction, bool] | None:
-    """A plain number's value, and whether it is written as a decimal, of which math-verify makes a float."""
+    """Value of a plain number, and whether it is a decimal, which math-verify converts to a float."""
     if match := _DECIMAL.fullmatch(text):
-        if match[1] and len(text) > 16:  # more digits than its floats have
+        if match[1] and len(text) > 16:  # more digits than a float holds
             return None
         return Fraction(text.replace(",", "")), match[1] is not None
     if match := _FRACTION.fullmatch(text):
@@ -136,9 +138,9 @@ def _number(text: str) -> tuple[Fraction, bool] | None:
 
 
 def _compare_numbers(gold: str, answer: str) -> Status | None:
-    """math-verify's verdict where it can be told from the values alone; None where it cannot.
+    """math-verify's verdict if it follows from the values alone, else None.
 
-    It compares integers and fractions exactly, and rounds to six places if one of the two is a decimal.
+    math-verify compares integers and fractions exactly, and rounds to six places if either is a decimal.
     """
     left, right = _number(gold), _number(answer)
     if left is None or right is None:
@@ -162,15 +164,21 @@ def _available_cpus() -> int:
 
 
 class Grader:
-    """Grades completions against golds, in worker processes that are started when first needed.
+    """Grades completions against golds, in worker processes that start on first use.
 
-    `num_workers`: processes, by default one for each CPU, at most 8.  `time_limit`: seconds of wall time
-    for a gold or an answer.  `memory_mb`: MiB of address space for a worker.  `fallback`: where a
-    completion begins neither box nor tag, let math-verify extract an answer from its last 1000 characters
-    ("The answer is 18.").
+    One Grader may be used by several threads at once, and with asyncio: `await
+    asyncio.to_thread(grader.grade, golds, completions)`. Close it or use it as a context manager; in any case
+    its workers end with the interpreter.
 
-    One Grader may be used in many threads at once, and beside asyncio: `await asyncio.to_thread(grader.grade,
-    golds, completions)`. Close it or use it in a `with`; its workers end with the interpreter in any case.
+    Args:
+        num_workers: number of processes; by default one for each CPU, at most 8.
+        time_limit: wall-clock seconds for a gold or an answer.
+        memory_mb: address space of a worker in MiB, at least 256.
+        fallback: where a completion begins neither box nor tag, let math-verify extract an answer from its
+            last 1000 characters ("The answer is 18.").
+
+    Raises:
+        ValueError: an argument is out of range (the message names it).
     """
 
     def __init__(
@@ -195,10 +203,14 @@ class Grader:
         self._seen_lock = threading.Lock()
 
     def grade(self, golds: Sequence[str], completions: Sequence[str]) -> list[Grade]:
-        """The grade of each completion against the gold of the same row, in order.
+        """Grade each completion against the gold of the same row, in order.
 
-        The same pair in several rows is judged once. Raises ValueError for different lengths, TypeError for
-        what is not a string, and RuntimeError if the Grader is closed, was forked or cannot start a worker.
+        A pair that occurs in several rows is graded once.
+
+        Raises:
+            ValueError: the lengths differ.
+            TypeError: an item is not a string.
+            RuntimeError: the Grader is closed, was forked, or cannot start a worker.
         """
         _check_texts("golds", golds)
         _check_texts("completions", completions)
@@ -213,7 +225,7 @@ class Grader:
         ]
 
     def unparsed_golds(self, golds: Sequence[str]) -> list[int]:
-        """The rows whose gold does not parse: no completion could ever be correct. Raises as `grade` does."""
+        """Rows whose gold does not parse, so that no completion can be correct. Raises as `grade` does."""
         _check_texts("golds", golds)
         pairs = [Pair(_bare_gold(gold)) for gold in golds]
         verdicts = self._judge(pairs)
@@ -227,7 +239,7 @@ class Grader:
         return None
 
     def _judge(self, pairs: Sequence[Pair]) -> dict[Pair, Verdict]:
-        """What is known without a worker, and the pool's verdicts on the rest."""
+        """Verdicts that need no worker, and the pool's verdicts on the rest."""
         known: dict[Pair, Verdict] = {}
         asked: list[Pair] = []
         for pair in dict.fromkeys(pairs):
@@ -252,7 +264,7 @@ class Grader:
     def _remember(self, verdicts: dict[Pair, Verdict]) -> None:
         with self._seen_lock:
             for pair, verdict in verdicts.items():
-                # What failed or took all its time may be the machine's fault, and may go better another time.
+                # Not after an error or timeout: the cause may be the machine, and a later try may succeed.
                 if verdict.status != "error" and verdict.seconds < self._time_limit:
                     self._seen[pair] = verdict
                     self._seen.move_to_end(pair)
@@ -260,7 +272,7 @@ class Grader:
                 self._seen.popitem(last=False)
 
     def close(self) -> None:
-        """End the workers at once. A Grader that is closed grades no more."""
+        """End the workers at once. A closed Grader cannot grade."""
         self._pool.close()
 
     def __enter__(self) -> "Grader":
@@ -271,7 +283,7 @@ class Grader:
 
 
 def _decide(pair: Pair) -> Verdict | None:
-    """The verdict that needs no worker, if there is one."""
+    """The verdict if it needs no worker, else None."""
     if _refused(pair.gold):
         return Verdict("unparsed_gold")
     if pair.answer is None:

@@ -1,9 +1,9 @@
-"""The parent's side of grading: worker processes that get a wall limit for each answer and are killed at it.
+"""The parent's side of grading: worker processes that are killed at a wall-clock limit per answer.
 
-A thread that calls `WorkerPool.judge` borrows idle workers, watches their pipes itself and gives them back.
-There is no helper thread, no event loop and no signal handler, so it works in notebooks, in threads and
-beside asyncio. Workers are started by exec and not by fork: torch and its threads may be loaded, and
-`__main__` is not run again. Each has a process group of its own, so that Ctrl-C reaches the parent alone.
+A thread that calls `WorkerPool.judge` borrows idle workers, polls their pipes itself, and returns them. There
+is no helper thread, event loop, or signal handler, so this works in notebooks, in threads, and with asyncio.
+Workers are started by exec, not by fork: torch and its threads may be loaded, and `__main__` does not run
+again. Each has its own process group, so that Ctrl-C reaches only the parent.
 """
 
 import contextlib
@@ -23,16 +23,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 WORKER_FILE = Path(__file__).with_name("worker.py")
-START_SECONDS = 120.0  # importing sympy takes half a second, and much longer from a cold network disk
-MAX_STARTS = 3  # failed starts in a row until the installation is to blame
-MAX_PAIRS, MAX_CHARS = (
-    16,
-    3000,
-)  # of one request, which has to fit an empty pipe: 12 bytes a character, 64 KiB
+START_SECONDS = 120.0  # importing sympy takes 0.5 s, and much longer from a cold network disk
+MAX_STARTS = 3  # failed starts in a row until an error is raised
+# Of one request, which must fit into an empty pipe: 64 KiB at 12 bytes per character.
+MAX_PAIRS, MAX_CHARS = 16, 3000
 
 
 class Pair(NamedTuple):
-    """What a worker is asked; without an answer, whether the gold parses. `whole`: a completion."""
+    """A request to a worker; without an answer: does the gold parse? `whole`: the answer is a completion."""
 
     gold: str
     answer: str | None = None
@@ -40,7 +38,7 @@ class Pair(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A pair's status, the seconds it took a worker, and what math-verify extracted from a completion."""
+    """Status of a pair, the worker's time in seconds, and what math-verify extracted from a completion."""
 
     status: str
     seconds: float = 0.0
@@ -48,7 +46,7 @@ class Verdict(NamedTuple):
 
 
 class _Worker:
-    """A process, and the steps it still owes a reply to, in order; the first of all, None, is to be ready."""
+    """A process and the steps it has not replied to, in order; the first step, None, is to be ready."""
 
     def __init__(self, command: list[str]) -> None:
         self.steps: deque[Pair | None] = deque([None])
@@ -61,14 +59,14 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             process_group=0,
-            # sympy's verdicts, and whether it hangs, can depend on the order of sets: fix it.
+            # sympy's verdicts, and whether it hangs, can depend on the order of sets, so fix it.
             env={**os.environ, "PYTHONHASHSEED": "0"},
         )
         assert self.process.stdin is not None and self.process.stdout is not None
         self._requests, self.replies = self.process.stdin, self.process.stdout
 
     def send(self, pairs: list[Pair]) -> None:
-        """Ask for verdicts on pairs, those with the same gold in a row; each gold comes back first."""
+        """Request verdicts; pairs with the same gold are adjacent, and each gold is replied to first."""
         request = []
         if not self.steps:
             self.since = time.monotonic()
@@ -76,12 +74,12 @@ class _Worker:
             answers = [pair for pair in group if pair.answer is not None]
             request.append((gold, [pair[1:] for pair in answers]))
             self.steps += [Pair(gold), *answers]
-        with contextlib.suppress(BrokenPipeError):  # it died: the end of its replies will tell
+        with contextlib.suppress(BrokenPipeError):  # it died: `receive` detects this
             self._requests.write(json.dumps(request).encode() + b"\n")
             self._requests.flush()
 
     def receive(self) -> list[tuple[Pair | None, Verdict]]:
-        """The replies that have come in full. `ended` says that no more will: the process is dead."""
+        """The replies that are complete. `ended` is then True if the process is dead."""
         received = os.read(self.replies.fileno(), 1 << 16)
         self.ended = not received
         *lines, self._unread = (self._unread + received).split(b"\n")
@@ -89,16 +87,16 @@ class _Worker:
         return [(self.steps.popleft(), Verdict(*json.loads(line))) for line in lines]
 
     def kill(self) -> None:
-        """End the process, reap it and close its pipes."""
+        """Kill the process, reap it, and close its pipes."""
         self.process.kill()
         self.process.wait()
         for pipe in (self._requests, self.replies):
-            with contextlib.suppress(OSError):  # a request that was never read
+            with contextlib.suppress(OSError):  # an unread request
                 pipe.close()
 
 
 def _readable(workers: list[_Worker], seconds: float) -> list[_Worker]:
-    """The workers that have replied or died, waiting for the first of them up to `seconds`."""
+    """The workers that have replied or died; waits for the first of them up to `seconds`."""
     poll = select.poll()
     by_pipe = {worker.replies.fileno(): worker for worker in workers}
     for pipe in by_pipe:
@@ -107,31 +105,32 @@ def _readable(workers: list[_Worker], seconds: float) -> list[_Worker]:
 
 
 def _kill_all(workers: set[_Worker]) -> None:
-    for worker in list(workers):  # in a fork of the parent this does nothing: they are not its children
+    for worker in list(workers):  # no effect in a fork of the parent, whose children they are not
         worker.kill()
 
 
 class WorkerPool:
-    """Up to `num_workers` processes of `memory_bytes` each; a gold or an answer gets `time_limit` seconds."""
+    """Up to `num_workers` processes of `memory_bytes` each, with `time_limit` seconds per gold or answer."""
 
     def __init__(self, num_workers: int, time_limit: float, memory_bytes: int) -> None:
         if os.name != "posix":
             raise RuntimeError("grading in worker processes needs a POSIX system: Linux, macOS or WSL")
         self.time_limit = time_limit
         self._command = [sys.executable, "-P", str(WORKER_FILE), str(memory_bytes), str(time_limit)]
-        # Last in, first out: few answers keep to the workers that are started. None is one that is not yet.
+        # Last in, first out: small batches reuse started workers. None is a worker not started yet.
         self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         for _ in range(num_workers):
             self._idle.put(None)
         self._alive: set[_Worker] = set()
         self._owner = os.getpid()
         self._closed = False
-        weakref.finalize(self, _kill_all, self._alive)  # at interpreter exit, too
+        weakref.finalize(self, _kill_all, self._alive)  # also at interpreter exit
 
     def judge(self, pairs: Iterable[Pair]) -> dict[Pair, Verdict]:
-        """A verdict on every pair, and on the golds that were parsed on the way.
+        """Verdicts on all pairs, and on the golds that were parsed for them.
 
-        Raises RuntimeError if the pool is closed or belongs to another process, or if no worker can start.
+        Raises:
+            RuntimeError: the pool is closed or belongs to another process, or no worker can start.
         """
         if os.getpid() != self._owner:
             raise RuntimeError("a Grader does not survive a fork: make one in each process")
@@ -142,7 +141,7 @@ class WorkerPool:
         batch.workers.append(self._idle.get())
         try:
             while len(batch.workers) < len(batch.jobs) and not self._idle.empty():
-                with contextlib.suppress(queue.Empty):  # another thread was faster
+                with contextlib.suppress(queue.Empty):  # another thread took it
                     batch.workers.append(self._idle.get_nowait())
             return batch.run()
         finally:
@@ -164,19 +163,19 @@ class WorkerPool:
         return worker
 
     def discard(self, worker: _Worker) -> None:
-        """Kill a worker that is borrowed or idle."""
+        """Kill a worker, borrowed or idle."""
         worker.kill()
         self._alive.discard(worker)
 
     def start_failed(self, worker: _Worker) -> RuntimeError:
-        """The error that says how to find out why."""
+        """The error for a worker that does not start, with the command that shows why."""
         return RuntimeError(
             f"a grading worker could not start (exit status {worker.process.returncode}); to see why, run: "
             + " ".join(self._command)
         )
 
     def close(self) -> None:
-        """Kill all workers. A call that another thread is in raises RuntimeError there."""
+        """Kill all workers. A call that is running in another thread raises RuntimeError there."""
         self._closed = True
         with contextlib.suppress(queue.Empty):
             while True:
@@ -185,27 +184,27 @@ class WorkerPool:
                     self.discard(worker)
         for worker in list(self._alive):  # borrowed by another thread, which reaps it
             worker.process.kill()
-        self._idle.put(None)  # whoever waits for a worker finds the pool closed
+        self._idle.put(None)  # a thread that waits for a worker finds the pool closed
 
 
 class _Batch:
-    """The pairs of one call, and the workers it has borrowed for them."""
+    """The pairs of one call, and the workers borrowed for them."""
 
     def __init__(self, pool: WorkerPool, pairs: Iterable[Pair]) -> None:
         self._pool = pool
         by_gold: dict[str, dict[Pair, None]] = {}
         for pair in pairs:
             by_gold.setdefault(pair.gold, {})[pair] = None
-        # A gold's answers in a row, so that it is parsed once for all of them.
+        # Answers to the same gold are adjacent, so that it is parsed once for all of them.
         self.jobs = deque(pair for group in by_gold.values() for pair in group)
         self.workers: list[_Worker | None] = []
         self._wanted = set(self.jobs)
         self._verdicts: dict[Pair, Verdict] = {}
-        self._suspects: set[Pair] = set()  # a worker died on them, once
+        self._suspects: set[Pair] = set()  # pairs during which a worker died once
         self._failed_starts = 0
 
     def run(self) -> dict[Pair, Verdict]:
-        """Keep the workers busy until every pair has its verdict."""
+        """Keep the workers busy until every pair has a verdict."""
         while True:
             self._feed()
             busy = [worker for worker in self.workers if worker is not None and worker.steps]
@@ -215,7 +214,7 @@ class _Batch:
             readable = _readable(busy, seconds)
             now = time.monotonic()
             for worker in busy:
-                if worker in readable:  # before the clock: this thread itself may have been held up
+                if worker in readable:  # before the deadline: this thread may have been delayed
                     self._read(worker)
                 elif now >= self._deadline(worker):
                     self._lose(worker, timed_out=True)
@@ -230,7 +229,7 @@ class _Batch:
                 fed.send(self._take())
 
     def _take(self) -> list[Pair]:
-        """The next request: less and less as the jobs run out, so that the workers finish together."""
+        """The next request. Requests get smaller as the jobs run out, so that all workers finish together."""
         size = max(1, min(MAX_PAIRS, len(self.jobs) // (4 * len(self.workers))))
         taken: list[Pair] = []
         chars = 0
@@ -249,7 +248,7 @@ class _Batch:
             self._lose(worker, timed_out=False)
 
     def _lose(self, worker: _Worker, timed_out: bool) -> None:
-        """End a worker that is late or dead; settle its step, or try that once more; keep the rest."""
+        """Kill a late or dead worker, settle its step or retry it once, and put the rest back."""
         step, rest = worker.steps[0], [pair for pair in worker.steps if pair is not None]
         self._pool.discard(worker)
         self.workers[self.workers.index(worker)] = None
@@ -260,7 +259,7 @@ class _Batch:
                 raise self._pool.start_failed(worker)
         elif not timed_out and step not in self._suspects:
             self._suspects.add(step)
-        elif step.answer is None:  # the gold itself is to blame, for all of its answers
+        elif step.answer is None:  # the gold is the cause: this verdict is for all of its answers
             verdict = Verdict("unparsed_gold" if timed_out else "error", seconds)
             self._verdicts |= {pair: verdict for pair in (*rest, *self.jobs) if pair.gold == step.gold}
         else:

@@ -1,8 +1,8 @@
-"""The child's side of grading: one process that asks math-verify about one answer after another.
+"""The child's side of grading: a process in which math-verify checks one answer after another.
 
-The parent (`pool`) runs this file by its path, so that a worker loads math-verify and nothing of
-this package. It is killed when an answer takes too long, so nothing here has a time limit of its own. A
-worker whose parent is gone ends as well: if idle at the end of its input, if busy at its limit of CPU time.
+The parent (`pool`) runs this file by its path, so that a worker loads math-verify but nothing of this
+package. The parent kills a worker when an answer takes too long, so this file sets no wall-clock limit. A
+worker without a parent also ends: if idle, at the end of its input; if busy, at its limit of CPU time.
 
     stdin    one JSON line per request: [[gold, [[answer, whole], ...]], ...]
     stdout   one JSON line [status, seconds, extracted] when ready, then after each gold and answer, in order
@@ -30,8 +30,8 @@ Reply = tuple[str, float, str | None]
 class _TwoStageParser(latex2sympy2.PSParser):
     """ANTLR's two-stage parsing: SLL first, full LL only where SLL finds a syntax error.
 
-    SLL gives the tree that LL gives, or an error (so the documentation of `PredictionMode.SLL`), and for
-    tuples, intervals and sets it is 10 to 20 times as fast.
+    SLL gives the same tree as LL or an error (documentation of `PredictionMode.SLL`). For tuples, intervals,
+    and sets it is 10 to 20 times as fast.
     """
 
     def math(self) -> Any:
@@ -45,24 +45,30 @@ class _TwoStageParser(latex2sympy2.PSParser):
 
 
 def _expressions(parsed: list[Any]) -> list[Any]:
-    """What math-verify understood; it hands back the text itself, a str, where it did not."""
+    """The parsed expressions; math-verify returns the text itself, a str, where it cannot parse."""
     return [item for item in parsed if not isinstance(item, str)]
 
 
-@lru_cache(maxsize=1024)  # a gold is met with every completion of its group, and often as the answer as well
+@lru_cache(maxsize=1024)  # a gold recurs with each completion of its group, and often as the answer
 def parse_isolated(text: str) -> list[Any]:
-    """The expressions in an answer that stands alone, all of it LaTeX; empty if it does not parse."""
+    """The expressions in a text that is one LaTeX answer; empty if it does not parse."""
     return _expressions(parse(f"$${text}$$", [LatexExtractionConfig()], parsing_timeout=None))
 
 
 def judge_gold(gold: str) -> tuple[str, None]:
-    """`correct` or `unparsed_gold`. A gold that does not even equal itself (1/0) can never be answered."""
+    """`correct` or `unparsed_gold`. No answer can match a gold that does not equal itself (1/0)."""
     parsed = parse_isolated(gold)
     return "correct" if verify(parsed, parsed, timeout_seconds=None) else "unparsed_gold", None
 
 
 def judge_answer(gold: str, text: str, whole: bool) -> tuple[str, str | None]:
-    """The status of an answer to a gold that parses; of a whole completion also what was extracted."""
+    """Status of an answer and, for a whole completion, the extracted text.
+
+    Args:
+        gold: a gold that parses.
+        text: the answer.
+        whole: the text is a completion, from which math-verify extracts the answer.
+    """
     extracted = None
     if whole:
         parsed = parse(text, parsing_timeout=None)  # math-verify's own extraction, LaTeX and plain numbers
@@ -78,7 +84,7 @@ def judge_answer(gold: str, text: str, whole: bool) -> tuple[str, str | None]:
 
 
 def _memory_peak() -> int:
-    """The most address space this process has had, in bytes; 0 where the system does not tell."""
+    """Peak address space of this process in bytes; 0 where the system does not report it."""
     with contextlib.suppress(OSError), open("/proc/self/status") as status:
         for line in status:
             if line.startswith("VmPeak:"):
@@ -91,16 +97,22 @@ def _reply_of(cpu_seconds: float, judge: Callable[..., tuple[str, str | None]], 
     started = time.perf_counter()
     try:
         status, extracted = judge(*arguments)
-    except Exception:  # sympy cannot compare the two, or the stack ran out
+    except Exception:  # sympy cannot compare the two, or the stack overflowed
         status, extracted = "error", None
-    # math-verify takes for unequal what it has no memory to compare: such a verdict is worth nothing.
+    # Out of memory, math-verify reports two expressions as unequal: discard such a verdict.
     if _memory_peak() > resource.getrlimit(resource.RLIMIT_AS)[0] // 2 > 0:
         status = "error"
     return status, time.perf_counter() - started, extracted
 
 
 def judge_group(gold: str, answers: list[tuple[str, bool]], cpu_seconds: float) -> Iterator[Reply]:
-    """The reply to the gold, then one to each answer, up to an error, which may leave a bad state behind."""
+    """The reply to the gold, then one to each answer; stops after an error, which may leave a bad state.
+
+    Args:
+        gold: reference answer.
+        answers: (answer, whole) pairs.
+        cpu_seconds: limit of CPU time for each reply.
+    """
     of_gold = _reply_of(cpu_seconds, judge_gold, gold)
     yield of_gold
     for answer in answers:
@@ -115,17 +127,17 @@ def judge_group(gold: str, answers: list[tuple[str, bool]], cpu_seconds: float) 
 
 def _limit(which: int, value: int) -> None:
     hard = resource.getrlimit(which)[1]
-    with contextlib.suppress(ValueError, OSError):  # macOS knows RLIMIT_AS but does not accept it
+    with contextlib.suppress(ValueError, OSError):  # macOS defines RLIMIT_AS but rejects it
         resource.setrlimit(which, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
 def main(memory_bytes: int, cpu_seconds: float) -> None:
-    """Reply to requests until the input ends, or an error: the parent starts a new worker then."""
+    """Reply to requests until the input ends or an error occurs; the parent then starts a new worker."""
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints must not be taken for a reply
-    logging.disable()  # math-verify warns that its own time-out, by SIGALRM, is off
+    os.dup2(2, 1)  # output of a library must not be mistaken for a reply
+    logging.disable()  # math-verify warns that its own timeout, by SIGALRM, is off
     latex2sympy2.PSParser = _TwoStageParser
-    gc.freeze()  # all that was imported stays: the collector need not walk through it again and again
+    gc.freeze()  # imported objects stay, so the collector can skip them
     _limit(resource.RLIMIT_AS, memory_bytes)
     _limit(resource.RLIMIT_CORE, 0)
 

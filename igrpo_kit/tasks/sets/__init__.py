@@ -1,4 +1,4 @@
-"""Problem sets: generated, from reasoning-gym, from files, from the hub."""
+"""Problem sets: generated, from reasoning-gym, from files, and from the Hugging Face hub."""
 
 import lazy_loader as _lazy
 

@@ -1,4 +1,4 @@
-# The public names, and the only list of them: what the type checker reads and what loads on first use.
+# All public names of this package. Type checkers read this list; each module is imported on first use.
 from .files import load_problems as load_problems
 from .files import save_problems as save_problems
 from .generated import addition_problems as addition_problems

@@ -1,4 +1,4 @@
-"""Problems in files of yours: JSONL and CSV."""
+"""Problems from your own files: JSONL and CSV."""
 
 import csv
 import json
@@ -33,12 +33,14 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def load_problems(path: str | Path) -> list[Problem]:
-    """The problems of a `.jsonl` file (one object a line) or a `.csv` file (with a header), UTF-8.
+    """The problems of a `.jsonl` file (one object per line) or a `.csv` file (with a header), in UTF-8.
 
-    Columns: `id`, `question`, `answer`, and optionally `source` (else the file's name); others are ignored.
+    Columns: `id`, `question`, `answer`, and optionally `source` (default: the file's name); others are
+    ignored.
 
-    Raises ValueError naming file and line: not JSON or CSV, a missing column, a value that is empty or not
-    a string, a repeated id; and for a file without problems or of another kind.
+    Raises:
+        ValueError: a line is not JSON or CSV, a column is missing, a value is empty or not a string, or an id
+            is repeated (the message names file and line); or the file has no problems or is of another type.
     """
     path = Path(path)
     readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows}
@@ -61,7 +63,7 @@ def load_problems(path: str | Path) -> list[Problem]:
 
 
 def save_problems(problems: Iterable[Problem], path: str | Path) -> None:
-    """Write problems as JSONL, the same bytes for the same problems. Raises ValueError for a repeated id."""
+    """Write problems as JSONL; equal problems give equal bytes. Raises ValueError for a repeated id."""
     problems = list(problems)
     repeated = [id for id, times in Counter(p.id for p in problems).items() if times > 1]
     if repeated:

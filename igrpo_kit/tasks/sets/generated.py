@@ -1,4 +1,4 @@
-"""Puzzles as problem sets, generated from a seed: Countdown, its graded variant, addition."""
+"""Puzzle sets generated from a seed: Countdown, its graded variant, and addition."""
 
 import random
 from collections.abc import Callable
@@ -16,7 +16,19 @@ def draw_problems(
     split: Split,
     distinct: bool,
 ) -> list[Problem]:
-    """`count` problems from one side of the hash split, drawn with replacement unless `distinct`."""
+    """Sample `count` problems from one side of the hash split.
+
+    Args:
+        source: source of the problems.
+        draw: samples one question and its answer.
+        count: number of problems.
+        seed: seed of the sampling.
+        split: "train" or "held_out", by a hash of the question (`is_held_out`).
+        distinct: sample without replacement.
+
+    Raises:
+        ValueError: an argument is invalid, or 20,000 draws in a row gave nothing new.
+    """
     if count < 1:
         raise ValueError(f"count must be >= 1, got {count}")
     if split not in ("train", "held_out"):
@@ -56,12 +68,21 @@ def countdown_problems(
 ) -> list[Problem]:
     """`count` Countdown problems, such as `3,7,5:26` with the answer `3*7+5`.
 
-    Reach the target (0..99) with + - *, each number used exactly once, no brackets. The answer is one
-    solution; `countdown_solutions` lists all. `split` is a hash of the question (`is_held_out`). Draws are
-    independent, so questions repeat (of three numbers up to 9 there are 5,765 for training and 631 held
-    out); `distinct=True` keeps each once, as an evaluation wants it.
+    The target (0..99) is to be reached with + - *, each number used exactly once, without brackets. The
+    reference answer is one solution; `countdown_solutions` lists all.
 
-    Raises ValueError naming the argument, also if there are not `count` distinct questions.
+    Args:
+        count: number of problems.
+        seed: seed of the sampling.
+        split: by a hash of the question (`is_held_out`).
+        distinct: keep each question once, as for an evaluation. Otherwise sampling is independent and
+            questions repeat (three numbers up to 9 give 5,765 questions for training and 631 held out).
+        num_numbers: 2..6.
+        max_number: 1..99.
+
+    Raises:
+        ValueError: an argument is out of range, or there are fewer than `count` distinct questions (the
+            message names the argument).
     """
     _check_numbers(num_numbers, max_number)
     draw = partial(puzzles.draw_countdown, num_numbers=num_numbers, max_number=max_number)
@@ -79,8 +100,8 @@ def countdown_max_problems(
 ) -> list[Problem]:
     """`count` problems of the graded variant, such as `3,7,5,2|50`: the largest value <= 50.
 
-    The reward of an expression is value / best, in [0, 1]; the answer is one expression of the best value.
-    Raises ValueError as `countdown_problems`.
+    The reward of an expression is value / best, in [0, 1]. The reference answer is one expression of the best
+    value. Arguments and errors as in `countdown_problems`.
     """
     _check_numbers(num_numbers, max_number)
     draw = partial(puzzles.draw_countdown_max, num_numbers=num_numbers, max_number=max_number)
@@ -90,10 +111,10 @@ def countdown_max_problems(
 def addition_problems(
     count: int, *, seed: int, split: Split = "train", distinct: bool = False, digits: int = 3
 ) -> list[Problem]:
-    """`count` sums of two numbers of exactly `digits` digits, such as `123+456=`.
+    """`count` sums of two numbers with exactly `digits` digits, such as `123+456=`.
 
-    An answer is the sum, after a scratchpad or without one (`check_addition`, `addition_solutions`).
-    Raises ValueError naming the argument, also if there are not `count` distinct questions.
+    An answer is the sum, with or without a scratchpad (`check_addition`, `addition_solutions`). `digits` lies
+    in 1..18; other arguments and errors as in `countdown_problems`.
     """
     if not 1 <= digits <= 18:
         raise ValueError(f"digits must lie in 1..18, got {digits}")

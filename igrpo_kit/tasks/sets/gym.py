@@ -1,4 +1,7 @@
-"""Problems of reasoning-gym (https://github.com/open-thought/reasoning-gym), scored by its own code."""
+"""Problems of reasoning-gym (https://github.com/open-thought/reasoning-gym), scored by its own code.
+
+Equations: https://arxiv.org/abs/2602.09000.
+"""
 
 import random
 import re
@@ -19,11 +22,12 @@ GYM_DATASETS = (
     "products",
     "simple_equations",
 )
-"""The reasoning-gym datasets used here: every answer is one number, and the scorer reads nothing else of an
-entry. Others need the entry's metadata, and some put the model's text through `eval`: those are refused."""
+"""The supported reasoning-gym datasets: every answer is one number, and the scorer reads only the entry's
+answer. Others need the entry's metadata, and some pass the model's text to `eval`; these are refused.
+"""
 
 GYM_SOURCES = {f"reasoning-gym/{dataset}": dataset for dataset in GYM_DATASETS}
-_GYM_SIZE = 100_000  # virtual: entries are made when asked for, and do not depend on the size
+_GYM_SIZE = 100_000  # virtual: entries are generated on access and do not depend on the size
 _GYM_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,30}|[1-9][0-9]{0,2}(?:,[0-9]{3}){1,10})(?:\.[0-9]{1,30})?")
 
 
@@ -39,11 +43,16 @@ def _gym(dataset: str, config: tuple[tuple[str, Any], ...] = ()) -> Any:
 
 
 def check_gym(dataset: str, gold: str, answer: str) -> Verdict:
-    """reasoning-gym's own scorer, made binary (Eq. 6).
+    """Binary reward from reasoning-gym's own scorer (Eq. 6).
 
-    It gives 0.01 or a share for wrong answers; normalized within a group of failures, such crumbs would
-    become full advantages. It also takes the first number of a text, or a text that contains the gold:
-    so it is handed one plain number or nothing.
+    The scorer gives 0.01 or a fraction for incorrect answers; normalized within a group of failures, these
+    would become full advantages. It also accepts the first number in a text, or a text that contains the
+    gold, so it receives one plain number or is not called.
+
+    Args:
+        dataset: one of `GYM_DATASETS`.
+        gold: reference answer.
+        answer: extracted answer.
     """
     answer = answer.replace(r"\$", "").strip().strip("$").strip()
     if not _GYM_NUMBER.fullmatch(answer):
@@ -55,14 +64,21 @@ def check_gym(dataset: str, gold: str, answer: str) -> Verdict:
 def reasoning_gym_problems(
     dataset: str, count: int, *, seed: int, split: Split = "train", **config: Any
 ) -> list[Problem]:
-    """`count` different problems of a reasoning-gym dataset (one of `GYM_DATASETS`), such as `gsm_symbolic`.
+    """`count` distinct problems of a reasoning-gym dataset, such as `gsm_symbolic`.
 
-    `config` goes to reasoning-gym, e.g. `max_terms=3` for `chain_sum`. The split is the hash of the question.
-    Left out are repeated questions and entries whose own answer its scorer rejects (the few negative
-    answers of `gsm_symbolic`, which it cannot read).
+    Repeated questions are left out, and so are entries whose own answer is rejected by the scorer (the few
+    negative answers of `gsm_symbolic`, which it cannot read).
 
-    Raises ValueError for an unknown dataset or a count that does not come together, ImportError without
-    the package.
+    Args:
+        dataset: one of `GYM_DATASETS`.
+        count: number of problems.
+        seed: seed of the dataset.
+        split: by a hash of the question (`is_held_out`).
+        config: options of the dataset, e.g. `max_terms=3` for `chain_sum`.
+
+    Raises:
+        ValueError: the dataset is unknown, or it does not give `count` distinct problems.
+        ImportError: reasoning-gym is not installed.
     """
     entries = _gym(dataset, (*sorted(config.items()), ("seed", seed)))
     source, indices = f"reasoning-gym/{dataset}", iter(range(_GYM_SIZE))
@@ -78,9 +94,12 @@ def reasoning_gym_problems(
 
 
 def sum_problems(count: int, *, seed: int, split: Split = "train", distinct: bool = True) -> list[Problem]:
-    """`count` different sums and differences of three one-digit numbers, in words: reasoning-gym's chain_sum.
+    """`count` distinct sums and differences of three one-digit numbers, in words (reasoning-gym's chain_sum).
 
-    Raises ValueError for `distinct=False`, and as `reasoning_gym_problems`.
+    Arguments and errors as in `reasoning_gym_problems`.
+
+    Raises:
+        ValueError: `distinct` is False.
     """
     if not distinct:
         raise ValueError("distinct: these problems are always distinct")

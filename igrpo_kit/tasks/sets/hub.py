@@ -1,6 +1,7 @@
-"""Public problem sets of the paper and the field (`data/problems/hub_sets.yaml`), fetched from the hub.
+"""Public problem sets (`data/problems/hub_sets.yaml`), downloaded from the Hugging Face hub.
 
-None of this is needed to work offline: see the other modules of `tasks.sets`.
+They include those of the paper, https://arxiv.org/abs/2602.09000. The other modules of `tasks.sets` work
+offline.
 """
 
 import re
@@ -18,30 +19,30 @@ from igrpo_kit.tasks.problem import Problem, problem_from_row
 
 @dataclass(frozen=True)
 class HubSet:
-    """Where a problem set lies on the hub and how its columns become problems."""
+    """Where a problem set is on the hub, and how its columns become problems."""
 
     hub_id: str
     split: str
     question: str
-    """column of the question"""
+    """name of the question column"""
     answer: str
-    """column that holds the answer"""
+    """name of the column that contains the answer"""
     license: str
     note: str
     configs: tuple[str | None, ...] = (None,)
-    """its configurations, read one after the other; None is the default one"""
+    """configurations, read in this order; None is the default one"""
     form: Literal["plain", "after_hashes", "boxed"] = "plain"
-    """how the answer stands there: by itself, after `####`, or in the last box of a worked solution"""
+    """format of the answer: alone, after `####`, or in the last box of a worked solution"""
 
 
 HUB_SETS: dict[str, HubSet] = msgspec.convert(
     yaml.safe_load(data_path("problems/hub_sets.yaml").read_text(encoding="utf-8")), dict[str, HubSet]
 )
-"""The paper's training and evaluation sets (Sec. 4.1, appendix C) and the usual ones, by name."""
+"""The paper's training and evaluation sets (Sec. 4.1, appendix C) and other common ones, by name."""
 
 
 def _gold(value: Any, form: str) -> str:
-    """The answer in a column's value. Raises ValueError saying what is wrong with it."""
+    """The answer in a column's value. Raises ValueError if there is none."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"expected text or a number, got {value!r}")
     text = f"{value:.15g}" if isinstance(value, float) else str(value)
@@ -51,7 +52,7 @@ def _gold(value: Any, form: str) -> str:
             raise ValueError("there is no '####' before the answer")
         text = text.replace(",", "")
     elif form == "boxed":
-        # MATH has older spellings as well: \fbox{2}, \boxed {2}, and \boxed 2 up to the end of the formula.
+        # MATH also has older spellings: \fbox{2}, \boxed {2}, and \boxed 2 up to the end of the formula.
         text = re.sub(r"\\(?:boxed|fbox)\s*\{", r"\\boxed{", text)
         text = re.sub(r"\\boxed\s+([^${][^$]*)\$", r"\\boxed{\1}$", text)
         text = extract_answer(text) or ""
@@ -67,10 +68,21 @@ def _hub_set(name: str) -> HubSet:
 
 
 def hub_problems(name: str, rows: Iterable[Mapping[str, Any]], *, config: str | None = None) -> list[Problem]:
-    """Rows of a set's dataset as problems; ids are `name/row`, or `name/config/row` if it has several.
+    """Convert rows of a set's dataset to problems.
 
-    For rows you fetched or filtered yourself; `load_hub_set` fetches them all. Raises ValueError naming set
-    and row: a missing column, an empty question, an answer that is not there.
+    For rows that you downloaded or filtered yourself; `load_hub_set` downloads all of them.
+
+    Args:
+        name: a name in `HUB_SETS`.
+        rows: rows of the dataset, in order.
+        config: the rows' configuration, if the set has several.
+
+    Returns:
+        Problems with the ids `name/row`, or `name/config/row` if the set has several configurations.
+
+    Raises:
+        ValueError: a column is missing, a question is empty, or there is no answer (the message names set and
+            row).
     """
     hub_set, problems = _hub_set(name), []
     prefix = f"{name}/{config}" if len(hub_set.configs) > 1 else name
@@ -91,12 +103,14 @@ def hub_problems(name: str, rows: Iterable[Mapping[str, Any]], *, config: str | 
 def load_hub_set(name: str) -> list[Problem]:
     """A public problem set by its name in `HUB_SETS`, from the Hugging Face hub or its local cache.
 
-    Raises ConnectionError, naming what works without a hub, if it cannot be fetched; ValueError as
-    `hub_problems`; ImportError without `datasets`.
+    Raises:
+        ConnectionError: the set cannot be downloaded (the message names what works offline).
+        ValueError: as in `hub_problems`.
+        ImportError: `datasets` is not installed.
     """
     hub_set = _hub_set(name)
     try:
-        from datasets import load_dataset  # heavy, and not needed for anything else here
+        from datasets import load_dataset  # slow to import, and only needed here
     except ImportError as error:
         raise ImportError("the datasets package is not installed: pip install datasets") from error
     problems = []

@@ -1,4 +1,4 @@
-"""The sets in `data/problems/`: `python -m igrpo_kit.tasks.sets.shipped data/problems` writes them again."""
+"""The sets in `data/problems/`; `python -m igrpo_kit.tasks.sets.shipped data/problems` writes them again."""
 
 import sys
 from collections.abc import Callable
@@ -18,11 +18,11 @@ SHIPPED: dict[str, Callable[[], list[Problem]]] = {
     "gsm-symbolic-train": partial(reasoning_gym_problems, "gsm_symbolic", 500, seed=0),
     "gsm-symbolic-held-out": partial(reasoning_gym_problems, "gsm_symbolic", 200, seed=0, split="held_out"),
 }
-"""What lies in `data/problems/`, and how each set is drawn."""
+"""The sets in `data/problems/`, by file name, and how each is generated."""
 
 
 def write_shipped(folder: str | Path) -> None:
-    """Draw the shipped sets anew into `folder`: the same bytes each time."""
+    """Generate the shipped sets in `folder`; the bytes are the same each time."""
     for name, draw in SHIPPED.items():
         save_problems(draw(), Path(folder) / f"{name}.jsonl")
 
