@@ -107,7 +107,9 @@ class Experiment:
                 raise ValueError(f"methods, {method!r}: {error}") from error
 
     def config(self, method: str, seed: int) -> TrainConfig:
-        """The training settings of one run. Raises ValueError for an unknown or invalid setting."""
+        """The training settings of one run. Raises ValueError for an unknown method or an invalid setting."""
+        if method not in self.methods:
+            raise ValueError(f"method: one of {', '.join(self.methods)}, got {method!r}")
         chosen = {**self.settings, **self.methods[method]}
         checked = msgspec.to_builtins(msgspec.convert(chosen, _method_type()))
         settings = {key: value for key, value in checked.items() if key not in ("variant", "prompt_format")}

@@ -85,7 +85,7 @@ def pass_at_n() -> go.Figure:
     return plot_pass_at_n(
         {method: pass_intervals(seeds_of(records, method), n) for method in ("GRPO-8", "iGRPO 4+4")},
         before=as_intervals(untrained),
-        title="Countdown: training buys Pass@1 with Pass@32",
+        title="Countdown: training raises Pass@1 and lowers Pass@32",
         subtitle="unbiased; 95% bands over seeds, before training over problems",
     )
 
@@ -93,7 +93,7 @@ def pass_at_n() -> go.Figure:
 def rewards() -> go.Figure:
     """Addition, where rewards in training and single-shot rewards differ most."""
     _, records, base = committed("addition-cpu")
-    return plot_rewards(records, base, title="Addition: a training reward is not one number")
+    return plot_rewards(records, base, title="Addition: four rewards of the same runs")
 
 
 def lengths() -> go.Figure:
@@ -112,7 +112,7 @@ def dead_groups() -> go.Figure:
 def transitions() -> go.Figure:
     """Countdown: copied, repaired and regressed refinements of iGRPO."""
     _, records, _ = committed("countdown-cpu")
-    return plot_transitions(seeds_of(records, "iGRPO 4+4"), title="Countdown: refinements come to be copies")
+    return plot_transitions(seeds_of(records, "iGRPO 4+4"), title="Countdown: refinements become copies")
 
 
 def differences(presets: Sequence[str], *, title: str) -> go.Figure:

@@ -98,6 +98,7 @@ def run_one(
         folder: folder of the experiment; the run has a folder in it.
         progress: show a progress bar.
     """
+    config = experiment.config(method, seed)
     torch.set_num_threads(1)
     policy = load_policy(experiment.policy, device=experiment.device)
     policy = replace(policy, prompt_format=experiment.prompt_format(method) or policy.prompt_format)
@@ -121,7 +122,7 @@ def run_one(
             policy.model.load_state_dict(state["model"])
             evaluate_if_due(state["step"])
     rows = train(
-        sampler, REWARDS[experiment.reward](), problems, experiment.config(method, seed), folder=run_folder,
+        sampler, REWARDS[experiment.reward](), problems, config, folder=run_folder,
         variant=experiment.variant(method), checkpoint_every=experiment.record_every,
         samples_every=experiment.record_every, resume=True, progress=progress,
     )  # fmt: skip

@@ -38,8 +38,8 @@ class Finding:
 
 def _versions() -> Iterator[Finding]:
     yield Finding("Python", "ok", f"{platform.python_version()} on {platform.platform()}")
-    for line in requires("igrpo-kit") or []:
-        needed = Requirement(line)
+    asked = {Requirement(line).name: Requirement(line) for line in requires("igrpo-kit") or []}
+    for needed in asked.values():
         extra = next((e for e in ("", "train", "figures", "notebooks") if _asked(needed, e)), None)
         if extra is None or needed.name == "igrpo-kit":
             continue

@@ -293,3 +293,9 @@ def test_a_comparison_killed_with_its_children_keeps_whole_rows_and_a_failed_run
     with pytest.raises(RuntimeError, match=r"GRPO-8, seed 0 \(see .*log\.txt\)"):
         run_experiment(replace(e, methods={"GRPO-8": GRPO_8}), tmp_path, jobs=2)
     assert "damaged" in (tmp_path / "grpo-8/seed-0/log.txt").read_text()
+
+
+def test_an_unknown_method_is_named_with_those_there_are(tmp_path):
+    with pytest.raises(ValueError, match="method: one of GRPO-8, iGRPO 4\\+4, got 'GRPO-9'"):
+        run_one(load_experiment("demo"), "GRPO-9", 0, tmp_path)
+    assert list(tmp_path.iterdir()) == []

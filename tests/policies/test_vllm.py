@@ -625,13 +625,18 @@ class TestRealEngine:
 
     @pytest.mark.parametrize("weights", [without_head, lambda model: iter(())], ids=["no head", "no weights"])
     def test_a_stale_engine_is_refused(self, smollm2, monkeypatch: pytest.MonkeyPatch, weights) -> None:
-        _, sampler = smollm2
+        policy, sampler = smollm2
         sampler._push(disturbed(policy_weights(sampler.model)))  # what the fault leaves in place
         with monkeypatch.context() as patch:
             patch.setattr(room, "policy_weights", weights)
-            with pytest.raises(EngineError, match="does not follow the policy") as caught:
+            try:
                 sampler.check_sync()
-        print(caught.value)
+            except EngineError as error:
+                assert "does not follow the policy" in str(error)
+            else:  # only a processor for which the engine does not repack a tied head has no such fault
+                assert weights is without_head
+                assert gap(policy, sampler.sample(QUESTIONS, 4), 0.7) < 0.1
+                pytest.skip("the engine does not repack a tied head for this processor")
         sampler.check_sync()  # and with the true weights all is well again
 
     def test_it_trains_and_the_engine_follows(self, smollm2, tmp_path: Path) -> None:

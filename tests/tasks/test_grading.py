@@ -818,14 +818,18 @@ def test_no_end_of_the_parent_leaves_an_orphan():
             text=True,
             process_group=0,  # "interrupted" does to its group what Ctrl-C in a terminal does
         )
-    for name, parent in parents.items():
-        out, err = parent.communicate(timeout=60)
-        assert parent.returncode == ENDS[name][3], (name, err)
-        pids = [int(line) for line in out.split()]
-        assert pids, name
-        deadline = time.monotonic() + 200  # only so that a failure says which
-        while left := [pid for pid in pids if psutil.pid_exists(pid)]:
-            assert time.monotonic() < deadline, (name, left)
-            time.sleep(0.05)
-        if name == "interrupted":
-            assert "KeyboardInterrupt" in err
+    try:
+        for name, parent in parents.items():
+            out, err = parent.communicate(timeout=60)
+            assert parent.returncode == ENDS[name][3], (name, err)
+            pids = [int(line) for line in out.split()]
+            assert pids, name
+            deadline = time.monotonic() + 200  # only so that a failure says which
+            while left := [pid for pid in pids if psutil.pid_exists(pid)]:
+                assert time.monotonic() < deadline, (name, left)
+                time.sleep(0.05)
+            if name == "interrupted":
+                assert "KeyboardInterrupt" in err
+    finally:
+        for parent in parents.values():
+            parent.kill()
