@@ -37,7 +37,7 @@ test-lowest: $(LOWEST)/.ready  ## the lower bounds of pyproject.toml, in an envi
 lessons: $(VENV)/.all  ## run all lessons in order on the CPU, minutes each; FAST=1: their quick form
 	$(PY) -m tests.lessons $(if $(FAST),--fast)
 
-screenshots: $(VENV)/.all  ## photograph the explorers in a browser: figures/explorers/
+screenshots: $(VENV)/.all  ## screenshots of the explorers in a browser: figures/explorers/
 	IGRPO_SCREENSHOTS=$(CURDIR)/figures/explorers $(PY) -m pytest tests/browser
 
 lab: $(VENV)/.all  ## open the lessons in JupyterLab
@@ -51,12 +51,12 @@ lint: $(VENV)/.all  ## style, types, the layers of the package, and the workflow
 	$(VENV)/bin/lint-imports --no-logo
 	$(PY) -m check_jsonschema --builtin-schema vendor.github-workflows .github/workflows/ci.yml
 
-format: $(VENV)/.all  ## put style and notebooks in order
+format: $(VENV)/.all  ## fix style and strip notebooks
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 	$(PY) -m nbstripout --keep-id notebooks/*.ipynb
 
-figures: $(VENV)/.all  ## draw figures/ anew from data/
+figures: $(VENV)/.all  ## redraw figures/ from data/
 	$(PY) -m igrpo_kit figures
 
 bench: $(VENV)/.all  ## measure, on a quiet machine: data/benchmarks/*.json

@@ -1,6 +1,8 @@
 """How a benchmark is run and what it leaves behind: `data/benchmarks/<name>.json`."""
 
 import json
+import math
+import os
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,10 +14,23 @@ from igrpo_kit.core.rows import write_atomically
 from igrpo_kit.training.records import environment
 
 BENCHMARKS = Path(__file__).parent.parent / "data" / "benchmarks"
+LIMITS = {
+    # the least and the most that the median may be, in its own unit
+    "igrpo_over_grpo_step": (0.0, 1.0),
+    "igrpo_over_grpo_as_published": (0.0, 1.0),
+    "shared_prefix_speedup": (1.6, math.inf),
+    "sampler_over_generate": (2.0, math.inf),
+    "step_over_trl": (0.0, 0.5),
+    "pass_at_n_seconds": (0.0, 5.0),
+    "million_rows_seconds": (0.0, 10.0),
+    "growth": (0.0, 2.0),  # attention alone would make it 2
+    "grading_per_second": (1000.0, math.inf),
+    "grading_with_hostile_seconds": (0.0, 45.0),
+}
 
 
 def interleaved_seconds(jobs: dict[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
-    """Processor seconds of each job, taken in turn: a slow moment of the machine meets them all alike.
+    """Processor seconds of each job, taken in turn: a slowdown affects all of them equally.
 
     One unmeasured round comes first.
     """
@@ -55,7 +70,11 @@ def record(name: str, samples: list[float], *, device: str = "cpu, one thread", 
         **details,
         "device": f"{where['processor']}, {where['device']}",
         "versions": where["versions"],
+        "load": round(os.getloadavg()[0], 2),  # our own process is 1; more is others beside it
     }
     BENCHMARKS.mkdir(parents=True, exist_ok=True)
     write_atomically(BENCHMARKS / f"{name}.json", (json.dumps(row, indent=1) + "\n").encode())
     print(f"{name}: {row['value']}, {coverage:.0%} interval {low:.3f} to {high:.3f}, {len(samples)} samples")
+    least, most = LIMITS[name]
+    if not least <= row["value"] <= most:
+        print(f"{name}: outside its limits, {least} to {most}")

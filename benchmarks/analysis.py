@@ -1,4 +1,4 @@
-"""What the analysis takes where it is asked for most: `python -m benchmarks.analysis`.
+"""Time of the analysis on its largest inputs: `python -m benchmarks.analysis`.
 
 `pass_at_n_seconds`: Pass@N for every N up to 256, from 256 samples of each of 1,000 problems, with 2,000
 bootstrap resamples of the problems. `million_rows_seconds`: five columns of a metrics file of 10^6 rows, all

@@ -124,7 +124,7 @@ def shares(golds: list[str], completions: list[str]) -> dict[str, float]:
 
 
 def seconds(grader: Grader, golds: list[str], completions: list[str], expected: Counter[str]) -> float:
-    """How long one call takes. Its verdicts must be right, or the time is worth nothing."""
+    """Seconds that one call takes. Raises AssertionError if its verdicts are wrong."""
     start = time.perf_counter()
     grades = grader.grade(golds, completions)
     elapsed = time.perf_counter() - start

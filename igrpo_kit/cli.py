@@ -55,7 +55,7 @@ def _toy(args: argparse.Namespace) -> None:
     simulated = np.array(
         [[simulate_best_of_n(p, n, args.trials, rng) for p in _TOY_P.tolist()] for n in _TOY_N]
     )
-    print(f"Is the best of N drafts right? {args.trials:,} simulated prompts a line, seed {args.seed}\n")
+    print(f"Is the best of N drafts correct? {args.trials:,} simulated prompts a line, seed {args.seed}\n")
     print(best_of_n_table(_TOY_P, _TOY_N, simulated, args.trials))
     print("\n'off by' counts standard errors: if the formula holds, one line in 16,000 is beyond 4.")
     figure = plot_best_of_n(_TOY_P, _TOY_N, simulated, args.trials)
@@ -163,7 +163,7 @@ def _lessons(args: argparse.Namespace) -> None:
     for path in copied:
         print(path)
     if kept:
-        print(f"left as they are, {len(kept)} that exist: {', '.join(path.name for path in kept)}")
+        print(f"{len(kept)} files already exist and were not changed: {', '.join(path.name for path in kept)}")
 
 
 def _doctor(args: argparse.Namespace) -> None:

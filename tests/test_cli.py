@@ -135,7 +135,7 @@ def test_lessons_are_copied_and_never_over_work_that_is_there(tmp_path, capsys):
     first, second = capsys.readouterr().out.splitlines()
     assert first == str(gone)
     kept = [name for name in NAMES if name != gone.name]
-    assert second == f"left as they are, {len(kept)} that exist: {', '.join(kept)}"
+    assert second == f"{len(kept)} files already exist and were not changed: {', '.join(kept)}"
     assert (edited.read_text(), emptied.read_text()) == ("my own work", "")
     assert gone.read_bytes() == (ROOT / "notebooks" / gone.name).read_bytes()
 
@@ -151,7 +151,7 @@ def test_the_lessons_of_the_checkout_are_their_own_copies(capsys):
     """Asked to copy them onto themselves, the command leaves every one as it is."""
     before = {name: (ROOT / "notebooks" / name).read_bytes() for name in NAMES}
     assert main(["lessons", str(ROOT / "notebooks")]) == 0
-    assert capsys.readouterr().out.startswith(f"left as they are, {len(NAMES)} that exist: ")
+    assert capsys.readouterr().out.startswith(f"{len(NAMES)} files already exist and were not changed: ")
     assert {name: (ROOT / "notebooks" / name).read_bytes() for name in NAMES} == before
 
 

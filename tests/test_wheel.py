@@ -176,15 +176,22 @@ def test_lessons_are_copied_and_never_over_existing_work(installed):
     assert "mine/00_start_here.ipynb" in copies and "mine/teaching_guide.md" in copies
     (installed.empty / "mine" / "00_start_here.ipynb").write_text("my work")
     (said,) = installed.run("igrpo", "lessons", "mine").splitlines()
-    assert said.startswith(f"left as they are, {len(copies)} that exist: 00_start_here.ipynb, ")
+    assert said.startswith(f"{len(copies)} files already exist and were not changed: 00_start_here.ipynb, ")
     assert (installed.empty / "mine" / "00_start_here.ipynb").read_text() == "my work"
 
 
 @pytest.mark.parametrize(
     ("lesson", "flags"),
-    [("06_cpu_run", ["--FAST"]), ("09_entropy_and_pass_at_n", []), ("10_reading_the_paper", [])],
+    [
+        ("02_rewards", []),
+        ("06_cpu_run", ["--FAST"]),
+        ("07_single_gpu_run", ["--FAST"]),
+        ("08_full_run_a100", ["--max-steps", "2"]),
+        ("09_entropy_and_pass_at_n", []),
+        ("10_reading_the_paper", []),
+    ],
 )
-def test_a_lesson_that_reads_records_runs_from_its_copy(installed, lesson, flags):
+def test_a_lesson_that_reads_data_runs_from_its_copy(installed, lesson, flags):
     installed.run("igrpo", "lessons")
     mine = installed.empty / "lessons" / f"{lesson}.ipynb"
     ours = nbformat.read(mine, as_version=4)

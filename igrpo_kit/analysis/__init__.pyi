@@ -13,7 +13,6 @@ from .compare import table as table
 from .compare import verdicts as verdicts
 from .dynamics import Curve as Curve
 from .dynamics import bands as bands
-from .dynamics import best_draft_curve as best_draft_curve
 from .dynamics import check_best_draft as check_best_draft
 from .dynamics import held_out_curve as held_out_curve
 from .dynamics import training_curve as training_curve

@@ -344,7 +344,7 @@ def verdicts(summary: Summary, baseline: str, columns: Sequence[str]) -> list[st
         d = summary.differences[key]
         word = "higher than" if d.low > 0 else "lower than" if d.high < 0 else "not distinguishable from"
         sentences.append(
-            f"{summary.method}: {COLUMNS[key].label} is {word} {baseline}'s "
+            f"{summary.method}: {COLUMNS[key].label} is {word} that of {baseline} "
             f"({signed(d)}, {summary.seeds} seeds)."
         )
     return sentences

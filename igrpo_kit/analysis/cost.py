@@ -150,9 +150,9 @@ def step_flops(
     _not_negative(num_drafts=num_drafts, num_refinements=num_refinements, question=question)
     _not_negative(completion=completion, draft=draft, template=template, update_factor=update_factor)
     N, G, Lq, Lo = (np.asarray(x, np.float64) for x in (num_drafts, num_refinements, question, completion))
-    drafts_drawn = N > 0
-    Lp = Lq + drafts_drawn * (np.asarray(template, np.float64) + np.asarray(draft, np.float64))
-    prefill = _forward(shape, 0, Lp) + drafts_drawn * _forward(shape, 0, Lq)
+    drafts_sampled = N > 0
+    Lp = Lq + drafts_sampled * (np.asarray(template, np.float64) + np.asarray(draft, np.float64))
+    prefill = _forward(shape, 0, Lp) + drafts_sampled * _forward(shape, 0, Lq)
     decode = N * _forward(shape, Lq, Lq + Lo) + G * _forward(shape, Lp, Lp + Lo)
     prompts_encoded = np.where(G > 0, 1, 0) if shared_prefix else G
     trained = prompts_encoded * _forward(shape, 0, Lp) + G * _forward(shape, Lp, Lp + Lo)
@@ -164,7 +164,7 @@ def active_sequences(
     refinements: Int[np.ndarray, "P G"],
     schedule: Schedule,
     *,
-    right: Bool[np.ndarray, "P N"] | None = None,
+    correct: Bool[np.ndarray, "P N"] | None = None,
 ) -> Int[np.ndarray, " S"]:
     """Number of sequences being decoded at each decode step of one training step.
 
@@ -182,23 +182,23 @@ def active_sequences(
         drafts: lengths in tokens.
         refinements: lengths in tokens.
         schedule: one of the above.
-        right: which drafts are correct, for "early stop" only.
+        correct: which drafts are correct, for "early stop" only.
 
     Returns:
         The number of sequences at each of S decode steps.
 
     Raises:
-        ValueError: a length is below 1, or `right` is missing for "early stop" or given for another schedule.
+        ValueError: a length is below 1, or `correct` is missing for "early stop" or given for another schedule.
     """
-    if (right is not None) != (schedule == "early stop"):
-        raise ValueError('right: needed by "early stop" and by nothing else')
+    if (correct is not None) != (schedule == "early stop"):
+        raise ValueError('correct: needed by "early stop" and by nothing else')
     for name, lengths in (("drafts", drafts), ("refinements", refinements)):
         if np.any(lengths < 1):
             raise ValueError(f"{name}: lengths of at least one token are needed, got {lengths.min()}")
     stop = drafts.copy()
-    if right is not None:
-        first_right = np.where(right, drafts, drafts.max(axis=1, initial=0)[:, None]).min(axis=1)
-        stop = np.minimum(stop, first_right[:, None])
+    if correct is not None:
+        first_correct = np.where(correct, drafts, drafts.max(axis=1, initial=0)[:, None]).min(axis=1)
+        stop = np.minimum(stop, first_correct[:, None])
     own = stop.max(axis=1, initial=0)
     start = {"two barriers": np.full_like(own, own.max(initial=0)), "one step ahead": np.zeros_like(own)}
     begin = np.broadcast_to(start.get(schedule, own)[:, None], refinements.shape)
@@ -247,8 +247,8 @@ def log_normal_lengths(
     """
     if not (mean >= 1 and cap >= 1 and spread >= 0):
         raise ValueError(f"mean and cap of at least 1, spread of at least 0, got {mean=}, {cap=}, {spread=}")
-    drawn = rng.lognormal(np.log(mean) - spread**2 / 2, spread, size)
-    return np.clip(np.rint(drawn), 1, cap).astype(np.int64)
+    sampled = rng.lognormal(np.log(mean) - spread**2 / 2, spread, size)
+    return np.clip(np.rint(sampled), 1, cap).astype(np.int64)
 
 
 def update_bytes(
@@ -315,7 +315,7 @@ class Job:
     cap: int = 4096
     draft: float | None = None
     """tokens of the draft in q'; None: the whole draft"""
-    right: float = 0.7
+    draft_accuracy: float = 0.7
     """fraction of correct drafts, for the schedule "early stop" only"""
     update_factor: float = 8
     shared_prefix: bool = False
@@ -343,15 +343,15 @@ class JobCost:
         return self.sampling_seconds + self.update_seconds
 
 
-def _draw(job: Job, replicas: int, rng: np.random.Generator) -> list[tuple[np.ndarray, ...]]:
+def _sample(job: Job, replicas: int, rng: np.random.Generator) -> list[tuple[np.ndarray, ...]]:
     """Lengths of drafts and refinements, and which drafts are correct, for each replica in one step."""
-    size, drawn = (replicas, job.prompts // replicas), []
+    size, sampled = (replicas, job.prompts // replicas), []
     for count in (job.num_drafts, job.num_refinements):
         lengths = log_normal_lengths(
             (*size, count), mean=job.completion, spread=job.spread, cap=job.cap, rng=rng
         )
-        drawn.append(lengths)
-    return list(zip(*drawn, rng.random((*size, job.num_drafts)) < job.right, strict=True))
+        sampled.append(lengths)
+    return list(zip(*sampled, rng.random((*size, job.num_drafts)) < job.draft_accuracy, strict=True))
 
 
 def _job_flops(job: Job, completion: float) -> StepFlops:
@@ -393,9 +393,9 @@ def job_cost(job: Job, schedule: Schedule = "two barriers", *, trials: int = 20,
     context = job.question + job.completion / 2
     for _ in range(trials):
         seconds = []
-        for drafts, refinements, right in _draw(job, replicas, rng):
-            known = right if schedule == "early stop" else None
-            active = active_sequences(drafts, refinements, schedule, right=known)
+        for drafts, refinements, correct in _sample(job, replicas, rng):
+            known = correct if schedule == "early stop" else None
+            active = active_sequences(drafts, refinements, schedule, correct=known)
             seconds.append(decode_step_seconds(job.shape, job.device, active, context).sum())
             lengths.append(refinements.mean())
         decode.append(max(seconds))

@@ -268,49 +268,6 @@ def transition_table(
 
 
 @dataclass(frozen=True)
-class BestDraftCurve:
-    """For each training step: how often the best of N drafts was correct, measured and by Proposition 3.1."""
-
-    step: Float[np.ndarray, " K"]
-    measured: Float[np.ndarray, " K"]
-    """fraction of prompts whose best draft is correct"""
-    from_mean_p: Float[np.ndarray, " K"]
-    """1 - (1 - p)^N with p the mean over prompts: too high if prompts differ (Jensen's inequality)"""
-    per_prompt: Float[np.ndarray, " K"]
-    """mean over prompts of each prompt's unbiased estimate; NaN without more than N samples, because the
-    estimate would equal the measurement"""
-
-
-def _measured_best(row: Row) -> float:
-    if "best_draft_correct" in row:
-        return row["best_draft_correct"]
-    if "stage1/correct" in row:  # older records: an estimate from N of N drafts, equal to the measurement
-        return row.get("best_draft_predicted_per_prompt", np.nan)
-    return row.get("best_draft_reward", np.nan) if row["reward"] == row["correct"] else np.nan
-
-
-def best_draft_curve(record: Record) -> BestDraftCurve:
-    """The prediction 1 - (1 - p)^N and the measured best draft, step by step.
-
-    For GRPO, whose R > N completions of q take the place of drafts, the best of the first N is measured.
-
-    Raises:
-        LookupError: the record has no such metrics.
-    """
-    per_prompt = _column(record, "best_draft_predicted_per_prompt", missing_ok=True)
-    measured = [_measured_best(row) for row in record.metrics]
-    if np.isnan(measured).all():
-        raise LookupError(f"{record.method}, seed {record.seed}: no share of right best drafts is recorded")
-    drafted = np.array(["stage1/correct" in row for row in record.metrics])
-    return BestDraftCurve(
-        step=_column(record, "step"),
-        measured=np.array(measured),
-        from_mean_p=_column(record, "best_draft_predicted_from_mean_p"),
-        per_prompt=np.where(drafted, np.nan, per_prompt),
-    )
-
-
-@dataclass(frozen=True)
 class BestDraftCheck:
     """Proposition 3.1 on held-out problems, with prediction and measurement from independent samples."""
 
@@ -340,12 +297,12 @@ def check_best_draft(record: Record, num_drafts: int = 4, *, rng: np.random.Gene
         LookupError: the record lacks one of the two evaluations.
     """
     on_q, refined = record.final("q"), record.final("best_of_n")
-    right = np.array(on_q["correct"])
+    correct = np.array(on_q["correct"])
     measured = np.array(refined["draft_correct"]) / refined["num_samples"]
-    if len(measured) != len(right):
-        raise ValueError(f"{record.method}: best_of_n has {len(measured)} problems, q has {len(right)}")
-    predicted = pass_at_k(on_q["num_samples"], right, num_drafts)
-    p = right / on_q["num_samples"]
+    if len(measured) != len(correct):
+        raise ValueError(f"{record.method}: best_of_n has {len(measured)} problems, q has {len(correct)}")
+    predicted = pass_at_k(on_q["num_samples"], correct, num_drafts)
+    p = correct / on_q["num_samples"]
     means = bootstrap_means(np.stack([p, measured], axis=1), rng=rng)
     bias = 1 - (1 - means[:, 0]) ** num_drafts - means[:, 1]
     mean_p = 1 - (1 - p.mean()) ** num_drafts

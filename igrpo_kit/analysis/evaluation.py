@@ -34,7 +34,7 @@ from igrpo_kit.core.rows import (
     write_rows,
 )
 from igrpo_kit.policies.samplers.sampler import Sampler
-from igrpo_kit.tasks.problem import Problem
+from igrpo_kit.tasks.problem import Problem, problems_identity
 from igrpo_kit.tasks.rewards import RewardLike, as_reward
 from igrpo_kit.tasks.verification import answer_of
 from igrpo_kit.training.metrics import rollout_metrics
@@ -245,7 +245,7 @@ def evaluate_to_file(
     path, reward, asked = Path(path), as_reward(reward), make_sampler(seed)
     identity: Row = {
         "policy": policy,
-        "problems": {"count": len(problems), "sha256": _digest(problems)},
+        "problems": problems_identity(problems),
         "prompt_format": asdict(asked.policy.prompt_format),
         "sampling": asdict(asked.settings),
         "reward": reward.__name__,
@@ -268,11 +268,6 @@ def evaluate_to_file(
             bar.update(len(part))
     stored = _read(path, "raise")  # part of another protocol may be incomplete
     return StoredEvaluation(stored.identity, {p: stored.rows[p] for p in protocols})
-
-
-def _digest(problems: Sequence[Problem]) -> str:
-    text = "\n".join(f"{p.id}\t{p.question}\t{p.answer}" for p in problems)
-    return sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def _seed(seed: int, protocol: Protocol, start: int) -> int:
@@ -343,7 +338,7 @@ def _stored_rows(
             "entropies": [round(x, 6) for x in entropies[rows]],
         }
         if shown is not None:
-            row["draft_rewards"] = [round(x, 6) for x in shown[rows].tolist()]
+            row["draft_rewards"] = shown[rows].tolist()
             row["draft_texts"] = [rollout.draft_text(j) for j in range(rows.start, rows.stop)]
         yield row
 

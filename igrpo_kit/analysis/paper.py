@@ -20,7 +20,6 @@ import numpy as np
 from igrpo_kit.analysis.stats.intervals import wilson_interval
 from igrpo_kit.core.data import data_path
 
-PAPER = data_path("paper")
 TABLES = ("table_1", "table_2", "table_3", "table_s1", "table_s3", "table_s4")
 """the tables of numbers; `table_s2` holds settings, and `text` the numbers of the running text"""
 BENCHMARKS: dict[str, int] = {
@@ -50,8 +49,8 @@ class Finding:
     """a possible explanation of a disagreement that assumes no error in the work"""
 
 
-def _cells(name: str, folder: str | Path) -> dict[str, dict[str, str]]:
-    path = Path(folder) / f"{name}.csv"
+def _cells(name: str, folder: str | Path | None) -> dict[str, dict[str, str]]:
+    path = Path(folder or data_path("paper")) / f"{name}.csv"
     with open(path, encoding="utf-8", newline="") as file:
         head, *lines = list(csv.reader(file)) or [[]]
     if head[:1] != ["row"] or len(set(head)) != len(head) or len(head) < 2:
@@ -76,7 +75,7 @@ def _decimal(cell: str, where: str) -> Decimal:
     return value
 
 
-def load_table(name: str, folder: str | Path = PAPER) -> Table:
+def load_table(name: str, folder: str | Path | None = None) -> Table:
     """Read a table of the paper: row label -> column -> printed value.
 
     Args:
@@ -89,23 +88,20 @@ def load_table(name: str, folder: str | Path = PAPER) -> Table:
             and line or row).
     """
     return {
-        row: {
-            c: _decimal(cell, f"{Path(folder, name)}.csv, row {row!r}, column {c!r}")
-            for c, cell in cells.items()
-        }
+        row: {c: _decimal(cell, f"{name}.csv, row {row!r}, column {c!r}") for c, cell in cells.items()}
         for row, cells in _cells(name, folder).items()
     }
 
 
-def load_settings(folder: str | Path = PAPER) -> dict[str, str]:
+def load_settings(folder: str | Path | None = None) -> dict[str, str]:
     """Table S.2: hyperparameter -> printed value. Raises as `load_table`."""
     return {row: cells["Value"] for row, cells in _cells("table_s2", folder).items()}
 
 
-def load_text(folder: str | Path = PAPER) -> dict[str, Decimal]:
+def load_text(folder: str | Path | None = None) -> dict[str, Decimal]:
     """Numbers in the running text by description (`text.csv`). Raises as `load_table`."""
     return {
-        row: _decimal(cells["Value"], f"{Path(folder, 'text')}.csv, row {row!r}")
+        row: _decimal(cells["Value"], f"text.csv, row {row!r}")
         for row, cells in _cells("text", folder).items()
     }
 
@@ -477,7 +473,7 @@ def memory(table: Table, bytes_per_token: float) -> Finding:
     )
 
 
-def audit(folder: str | Path = PAPER) -> list[Finding]:
+def audit(folder: str | Path | None = None) -> list[Finding]:
     """All checks that need only the printed numbers, in the order of the paper. Raises as `load_table`."""
     tables = {name: load_table(name, folder) for name in TABLES}
     settings, text = load_settings(folder), load_text(folder)

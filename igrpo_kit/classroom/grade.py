@@ -53,7 +53,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Grade:
+class ExerciseGrade:
     """What one exercise of one submission earned."""
 
     student: str
@@ -65,7 +65,7 @@ class Grade:
     hint: str
 
 
-COLUMNS = tuple(field.name for field in fields(Grade))
+COLUMNS = tuple(field.name for field in fields(ExerciseGrade))
 
 
 class GradingError(Exception):
@@ -162,23 +162,23 @@ def _judge_in(submission: _Submission, exercise: Exercise) -> Result:
     return judge(exercise, answer, np.random.default_rng())
 
 
-def _grade(submission: _Submission, exercise: Exercise, student: str, notebook: str) -> Grade:
+def _grade(submission: _Submission, exercise: Exercise, student: str, notebook: str) -> ExerciseGrade:
     result, most = _judge_in(submission, exercise), exercise.points
     hints = [result.hint]
     if result.status == "not written yet":  # mostly because an earlier cell failed
         hints += submission.failed_cells[:2]
     hint = "; ".join(filter(None, hints))
-    return Grade(student, notebook, exercise.name, most if result else 0, most, result.status, hint)
+    return ExerciseGrade(student, notebook, exercise.name, most if result else 0, most, result.status, hint)
 
 
-def grade_notebook(path: Path, student: str, limits: Limits | None = None) -> list[Grade]:
+def grade_notebook(path: Path, student: str, limits: Limits | None = None) -> list[ExerciseGrade]:
     """Every exercise of one submission, graded. What goes wrong in it is in the grades, never raised."""
     try:
         lesson = _lesson_of(path)
     except GradingError as error:
-        return [Grade(student, path.name, "", 0, 0, "not graded", str(error))]
+        return [ExerciseGrade(student, path.name, "", 0, 0, "not graded", str(error))]
     exercises = [e for e in EXERCISES.values() if e.lesson == lesson]
-    grades: list[Grade] = []
+    grades: list[ExerciseGrade] = []
     with tempfile.TemporaryDirectory() as folder:
         try:
             with contextlib.closing(_Submission(path, limits or Limits(), folder)) as submission:
@@ -186,11 +186,13 @@ def grade_notebook(path: Path, student: str, limits: Limits | None = None) -> li
                     grades.append(_grade(submission, exercise, student, path.name))
         except GradingError as error:
             rest = exercises[len(grades) :]
-            grades += [Grade(student, path.name, e.name, 0, e.points, "not graded", str(error)) for e in rest]
+            grades += [
+                ExerciseGrade(student, path.name, e.name, 0, e.points, "not graded", str(error)) for e in rest
+            ]
     return grades
 
 
-def grade_folder(submissions: str | Path, limits: Limits | None = None) -> list[Grade]:
+def grade_folder(submissions: str | Path, limits: Limits | None = None) -> list[ExerciseGrade]:
     """Every notebook below `submissions`, a folder per student or one file each, graded side by side.
 
     Raises ValueError where there is none.
@@ -205,7 +207,7 @@ def grade_folder(submissions: str | Path, limits: Limits | None = None) -> list[
         return [grade for grades in tqdm(done, total=len(paths), unit="notebook") for grade in grades]
 
 
-def write_grades(path: Path, grades: Sequence[Grade]) -> None:
+def write_grades(path: Path, grades: Sequence[ExerciseGrade]) -> None:
     """One CSV row per exercise of a submission."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -213,7 +215,7 @@ def write_grades(path: Path, grades: Sequence[Grade]) -> None:
         writer.writerows(map(_cell, astuple(grade)) for grade in grades)
 
 
-def points_table(grades: Sequence[Grade]) -> str:
+def points_table(grades: Sequence[ExerciseGrade]) -> str:
     """Points per student, one line each, and how many exercises could not be graded."""
     lines = []
     for student in dict.fromkeys(grade.student for grade in grades):

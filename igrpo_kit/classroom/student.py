@@ -55,14 +55,14 @@ def student_notebook(
     """A lesson's student copy; with `solutions`, each is folded away below its cell.
 
     `name` is the lesson's, "04_grpo_by_hand"; it is kept in the metadata, where grading looks for it. `back`
-    is the way from the copy's folder to the lesson's, for links.
+    is the relative path from the copy's folder to the lesson's, for links.
     Raises ValueError naming the cell whose markers are out of order.
     """
     cells = []
     for cell in map(nbformat.from_dict, lesson.cells):
         cells.append(cell)
         if cell.cell_type == "markdown":
-            # The copies lie side by side as the lessons do; lesson 00 and the guide have none.
+            # Links between lessons also hold between copies; lesson 00 and the guide have no copy.
             cell.source = re.sub(r"\]\((?=\.\./|00_\w+\.ipynb|\w+\.md)", f"]({back}/", cell.source)
         if cell.cell_type == "code":
             answers = solutions_in(cell.source)
@@ -89,7 +89,7 @@ def copy_lessons(out: str | Path) -> tuple[list[Path], list[Path]]:
     for source in sorted([*lessons_path().glob("*.ipynb"), *lessons_path().glob("*.md")]):
         target = out / source.name
         try:
-            with open(target, "xb") as file:  # fails where there is one, whoever was faster
+            with open(target, "xb") as file:  # fails if the file exists, however recently
                 file.write(source.read_bytes())
             written.append(target)
         except FileExistsError:

@@ -142,8 +142,8 @@ class VerdictFormat:
 
     prompt: PromptFormat
     """its {draft} is the answer to be checked"""
-    right: str
-    wrong: str
+    correct: str
+    incorrect: str
 
 
 def special_tokens(tokenizer: Any) -> list[str]:

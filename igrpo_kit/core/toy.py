@@ -76,8 +76,8 @@ def simulate_best_of_n(p: float, n: int, trials: int, rng: np.random.Generator) 
     _probability(p, "p"), _count(n, "n"), _count(trials, "trials")
     step, hits = max(1, _CHUNK // n), 0
     for start in range(0, trials, step):
-        drafts_right = rng.random((min(step, trials - start), n)) < p
-        hits += int(drafts_right.any(axis=1).sum())
+        drafts_correct = rng.random((min(step, trials - start), n)) < p
+        hits += int(drafts_correct.any(axis=1).sum())
     return hits / trials
 
 
@@ -100,8 +100,8 @@ class ToyResult:
 
 
 def _mixed(p: Float[np.ndarray, " P"], group_size: int, rng: np.random.Generator) -> float:
-    right = rng.binomial(group_size, p)
-    return float(((right > 0) & (right < group_size)).mean())
+    correct = rng.binomial(group_size, p)
+    return float(((correct > 0) & (correct < group_size)).mean())
 
 
 def simulate_igrpo(
@@ -143,15 +143,15 @@ def simulate_igrpo(
         _probability(p_fix, "p_fix")
 
     p = rng.beta(p_mean * p_concentration, (1 - p_mean) * p_concentration, size=prompts)
-    right_drafts = rng.binomial(num_drafts, p)
-    best_is_right = right_drafts > 0
-    p_refine = np.where(best_is_right, p_keep, p if p_fix is None else p_fix)
-    right = rng.binomial(num_refinements, p_refine)
+    correct_drafts = rng.binomial(num_drafts, p)
+    best_is_correct = correct_drafts > 0
+    p_refine = np.where(best_is_correct, p_keep, p if p_fix is None else p_fix)
+    correct = rng.binomial(num_refinements, p_refine)
     return ToyResult(
-        draft_reward=float(right_drafts.mean() / num_drafts),
-        best_draft_reward=float(best_is_right.mean()),
-        refinement_reward=float(right.mean() / num_refinements),
+        draft_reward=float(correct_drafts.mean() / num_drafts),
+        best_draft_reward=float(best_is_correct.mean()),
+        refinement_reward=float(correct.mean() / num_refinements),
         mixed_grpo_full=_mixed(p, num_drafts + num_refinements, rng),
         mixed_grpo_small=_mixed(p, num_refinements, rng),
-        mixed_igrpo=float(((right > 0) & (right < num_refinements)).mean()),
+        mixed_igrpo=float(((correct > 0) & (correct < num_refinements)).mean()),
     )

@@ -34,7 +34,7 @@ Methods = dict[str, dict[str, Any]]
 
 _LENGTH = 12  # tokens per answer at most
 
-OBJECTIVES: dict[str, dict[str, Any]] = {
+_OBJECTIVES: dict[str, dict[str, Any]] = {
     "GRPO": {"name": "GRPO"},
     "DAPO": {"name": "DAPO"},
     "GSPO": {"name": "GSPO"},
@@ -72,9 +72,9 @@ def _select(value: str) -> Methods:
 
 
 def _objective(name: str) -> Methods:
-    if name not in OBJECTIVES:
-        raise ValueError(f"objective: one of {', '.join(OBJECTIVES)}, got {name!r}")
-    shared = {"objective": OBJECTIVES[name], "num_iterations": 2}
+    if name not in _OBJECTIVES:
+        raise ValueError(f"objective: one of {', '.join(_OBJECTIVES)}, got {name!r}")
+    shared = {"objective": _OBJECTIVES[name], "num_iterations": 2}
     return {f"{name}-8": {**GRPO_8, **shared}, f"{name} 4+4": {**IGRPO, **shared}}
 
 
@@ -98,7 +98,7 @@ FACTORS: dict[str, Factor] = {
     "select": Factor(
         "Which draft is shown", ("best", "random", "worst", "first", "none"), _select, "best draft"
     ),
-    "objective": Factor("The objective, with and without Stage 1", tuple(OBJECTIVES), _objective, "GRPO-8"),
+    "objective": Factor("The objective, with and without Stage 1", tuple(_OBJECTIVES), _objective, "GRPO-8"),
     "template": Factor("Where the draft stands", tuple(TEMPLATES), _template, "draft before q"),
     "draft-length": Factor("How much of the draft is shown", (0, 2, 4, None), _draft_length, "whole draft"),
 }
@@ -127,7 +127,7 @@ def ablation(
         methods |= chosen.methods(value)
     if chosen.baseline not in methods:
         raise ValueError(f"values: {chosen.baseline!r} is what the others are compared with; add its value")
-    with_stage_1 = [name for name in OBJECTIVES if f"{name} 4+4" in methods]
+    with_stage_1 = [name for name in _OBJECTIVES if f"{name} 4+4" in methods]
     return Experiment(
         name=f"ablation-{factor}",
         title=f"{chosen.title} (Countdown, binary reward)",

@@ -80,32 +80,36 @@ def _look_back(
 
 @dataclass
 class VerdictReward(Reward):
-    """1 (`right_verdict`) for the verdict that agrees with the correctness of the answer in question, else 0.
+    """1 (`correct_verdict`) for the verdict that agrees with the correctness of the answer in question, else 0.
 
-    Statuses: `right_verdict`, `wrong_verdict`, and `no_verdict` for anything but one of the two verdict
-    words. `answers_right[i]` belongs to problem i, whose completions are consecutive rows.
+    Statuses: `correct_verdict`, `incorrect_verdict`, and `no_verdict` for anything but one of the two verdict
+    words. `answers_correct[i]` belongs to problem i, whose completions are consecutive rows.
     """
 
-    answers_right: list[bool]
+    answers_correct: list[bool]
     verdicts: VerdictFormat
     __name__ = "verdict"
 
     def score(self, problems: Sequence[Problem], completions: Sequence[str]) -> Scores:
         """See the class. Raises ValueError unless every answer has the same number of completions."""
-        per_answer, rest = divmod(len(completions), len(self.answers_right))
+        per_answer, rest = divmod(len(completions), len(self.answers_correct))
         if rest or not per_answer:
-            raise ValueError(f"completions: {len(completions)} for {len(self.answers_right)} answers")
+            raise ValueError(f"completions: {len(completions)} for {len(self.answers_correct)} answers")
         statuses = []
         for row, completion in enumerate(completions):
-            truth = self.answers_right[row // per_answer]
-            expected, other = self.verdicts.right, self.verdicts.wrong
+            truth = self.answers_correct[row // per_answer]
+            expected, other = self.verdicts.correct, self.verdicts.incorrect
             if not truth:
                 expected, other = other, expected
             said = completion.strip()
             statuses.append(
-                "right_verdict" if said == expected else "wrong_verdict" if said == other else "no_verdict"
+                "correct_verdict"
+                if said == expected
+                else "incorrect_verdict"
+                if said == other
+                else "no_verdict"
             )
-        return Scores([float(status == "right_verdict") for status in statuses], statuses)
+        return Scores([float(status == "correct_verdict") for status in statuses], statuses)
 
 
 def self_verification_rollout(
@@ -134,7 +138,7 @@ def self_verification_rollout(
         ValueError: no answer to some problem could be scored, or `stop_at` or `max_draft_tokens` is given.
     """
 
-    def ask(question: str, answer: str, right: bool) -> Messages:
+    def ask(question: str, answer: str, correct: bool) -> Messages:
         return verdicts.prompt.refinement_messages(question, answer, tokenizer=sampler.policy.tokenizer)
 
     return _look_back(sampler, reward, problems, ask, partial(VerdictReward, verdicts=verdicts), **options)
@@ -144,7 +148,7 @@ def self_verification_rollout(
 def verdict_probabilities(
     policy: Policy, questions: Sequence[str], answers: Sequence[str], verdicts: VerdictFormat
 ) -> Float[Tensor, " B"]:
-    """P("right") / (P("right") + P("wrong")): the policy's confidence in each answer, without sampling.
+    """P("correct") / (P("correct") + P("incorrect")): the policy's confidence in each answer, without sampling.
 
     The probabilities are conditioned on the verdict prompt of each question and answer. Both words end with
     the end-of-sequence token. For a policy that was not trained to give verdicts, the result has no meaning.
@@ -162,15 +166,15 @@ def verdict_probabilities(
     ]
     words = [
         torch.tensor([*tokenizer(word, add_special_tokens=False).input_ids, tokenizer.eos_token_id])
-        for word in (verdicts.right, verdicts.wrong)
+        for word in (verdicts.correct, verdicts.incorrect)
     ]
     ids = pad_sequence(words, batch_first=True).repeat(len(prompts), 1).to(policy.model.device)
     mask = pad_sequence([torch.ones_like(w, dtype=torch.bool) for w in words], batch_first=True)
     log_probs = completion_log_probs(
         policy.model, encode_prompts(tokenizer, prompts), ids, mask.repeat(len(prompts), 1).to(ids.device)
     )
-    right, wrong = log_probs.sum(dim=1).view(-1, 2).unbind(dim=1)
-    return torch.sigmoid(right - wrong)
+    correct, incorrect = log_probs.sum(dim=1).view(-1, 2).unbind(dim=1)
+    return torch.sigmoid(correct - incorrect)
 
 
 def weighted_vote(answers: Sequence[str], weights: Sequence[float]) -> int:
@@ -235,9 +239,9 @@ def vote_rows(
 # --- Critique-GRPO
 
 
-def verdict_critique(right: bool, verdicts: VerdictFormat = TINY_VERDICTS) -> str:
+def verdict_critique(correct: bool, verdicts: VerdictFormat = TINY_VERDICTS) -> str:
     """The shortest possible critique, `=1` or `=0`: the correctness of the answer, without an explanation."""
-    return f"={verdicts.right if right else verdicts.wrong}"
+    return f"={verdicts.correct if correct else verdicts.incorrect}"
 
 
 def critique_rollout(
@@ -369,7 +373,7 @@ def question_ratio(model: Any, rollout: Rollout, *, temperature: float = 1.0) ->
         ValueError: the rollout has no drafts.
     """
     if rollout.drafts is None:
-        raise ValueError("rollout: GRPO has no refinements, its completions are drawn from q")
+        raise ValueError("rollout: GRPO has no refinements, its completions are sampled from q")
     samples = rollout.refinements.samples
     on_q, on_own = (
         completion_log_probs(model, prompt_ids, samples.completion_ids, samples.mask, temperature)

@@ -21,7 +21,7 @@ from igrpo_kit.core.rows import Row
 from igrpo_kit.experiments.baselines import CRITIQUE_AS_IF_FROM_Q, CRITIQUE_GRPO, SELF_VERIFICATION
 from igrpo_kit.policies.policy import DRAFT_AFTER, DRAFT_BEFORE
 from igrpo_kit.tasks.problem import Problem
-from igrpo_kit.tasks.rewards import AccuracyReward, Reward
+from igrpo_kit.tasks.rewards import AccuracyReward, FormatReward, Reward, WeightedSum
 from igrpo_kit.tasks.sets.generated import addition_problems, countdown_max_problems, countdown_problems
 from igrpo_kit.tasks.sets.gym import sum_problems
 from igrpo_kit.training.config import IGRPO_STEPS, TrainConfig, Variant
@@ -33,7 +33,10 @@ PROBLEMS: dict[str, Callable[..., list[Problem]]] = {
     "addition": addition_problems,
     "sums": sum_problems,
 }
-REWARDS: dict[str, Callable[[], Reward]] = {"accuracy": AccuracyReward}
+REWARDS: dict[str, Callable[[], Reward]] = {
+    "accuracy": AccuracyReward,
+    "accuracy+format": lambda: WeightedSum([AccuracyReward(), FormatReward()], [1.0, 1.0]),
+}
 OBJECTIVES: dict[str, type[Objective]] = {o.__name__: o for o in (GRPO, DrGRPO, DAPO, GSPO, CISPO)}
 PROMPT_FORMATS: dict[str, PromptFormat] = {"draft-before": DRAFT_BEFORE, "draft-after": DRAFT_AFTER}
 VARIANTS: dict[str, Variant] = {

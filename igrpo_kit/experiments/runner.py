@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +21,34 @@ from igrpo_kit.analysis.evaluation import evaluate
 from igrpo_kit.core.randomness import derived_seed
 from igrpo_kit.core.rows import Row, read_rows, write_atomically, write_rows
 from igrpo_kit.experiments.baselines import vote_rows
-from igrpo_kit.experiments.experiment import PREPARED, PROBLEMS, REWARDS, Experiment, record_folders, run_name
+from igrpo_kit.experiments.experiment import (
+    PREPARED,
+    PROBLEMS,
+    REWARDS,
+    Experiment,
+    read_experiment,
+    record_folders,
+    run_name,
+)
 from igrpo_kit.policies.load import load_policy
 from igrpo_kit.policies.policy import TINY_VERDICTS, Policy
 from igrpo_kit.policies.samplers.hf import HFSampler
 from igrpo_kit.policies.samplers.sampler import SamplingSettings
-from igrpo_kit.tasks.problem import Problem
+from igrpo_kit.tasks.problem import Problem, problems_identity
 from igrpo_kit.training.checkpoint import load_checkpoint
 from igrpo_kit.training.config import IGRPO_STEPS
 from igrpo_kit.training.loop import train
 from igrpo_kit.training.records import RunLog, environment, read_config
 
 
+def _sampling(experiment: Experiment, temperature: float = 1.0) -> SamplingSettings:
+    return SamplingSettings(experiment.max_new_tokens, temperature)
+
+
 def _sampler(
     experiment: Experiment, policy: Policy, seed: int, purpose: str, temperature: float = 1.0
 ) -> HFSampler:
-    settings = SamplingSettings(experiment.max_new_tokens, temperature)
-    return HFSampler(policy, settings, seed=derived_seed(seed, purpose))
+    return HFSampler(policy, _sampling(experiment, temperature), seed=derived_seed(seed, purpose))
 
 
 def _evaluation_row(
@@ -102,7 +114,8 @@ def run_one(
     torch.set_num_threads(1)
     policy = load_policy(experiment.policy, device=experiment.device)
     policy = replace(policy, prompt_format=experiment.prompt_format(method) or policy.prompt_format)
-    problems, test = PROBLEMS[experiment.problems](experiment.train_problems, seed=0), experiment.held_out()
+    problems = _training_problems(experiment.problems, experiment.train_problems)
+    test = experiment.held_out()
     sampler = _sampler(experiment, policy, seed, "sampling")
     run_folder = Path(folder) / run_name(method, seed)
     evaluations = run_folder / RunLog.EVALUATIONS
@@ -148,15 +161,41 @@ def is_complete(experiment: Experiment, method: str, seed: int, folder: str | Pa
     evaluations = run_folder / RunLog.EVALUATIONS
     if not _is_recorded(evaluations) or not any(row["final"] for row in read_rows(evaluations)):
         return False
-    config, prompt_format = experiment.config(method, seed), experiment.prompt_format(method)
-    found = {"variant": IGRPO_STEPS.name, **type(config)(steps=1).to_row(), **read_config(run_folder)}
-    wanted = {"policy": experiment.policy, "variant": experiment.variant(method).name, **config.to_row()}
-    if prompt_format is not None:
-        wanted["prompt_format"] = asdict(prompt_format)
+    found, wanted = read_config(run_folder), _settings(experiment, method, seed)
+    for key, settings in (
+        ("objective", experiment.config(method, seed).objective),
+        ("sampling", _sampling(experiment)),
+    ):
+        found[key] = {**_defaults(settings), **found.get(key, {})}
+    found = {"variant": IGRPO_STEPS.name, **_defaults(experiment.config(method, seed)), **found}
     differing = sorted(key for key in wanted if found.get(key) != wanted[key])
     if differing:
         raise ValueError(f"{run_folder}: holds a run with another {', '.join(differing)}; move it away")
     return True
+
+
+def _settings(experiment: Experiment, method: str, seed: int) -> Row:
+    """What the record of a run must say for it to be a run of this experiment."""
+    reward, prompt_format = REWARDS[experiment.reward](), experiment.prompt_format(method)
+    row = {
+        "policy": experiment.policy,
+        "variant": experiment.variant(method).name,
+        **experiment.config(method, seed).to_row(),
+        "sampling": asdict(_sampling(experiment)),
+        "reward": reward.__name__,
+        "full_reward": reward.full_reward,
+        "problems": problems_identity(_training_problems(experiment.problems, experiment.train_problems)),
+    }
+    return row if prompt_format is None else row | {"prompt_format": asdict(prompt_format)}
+
+
+def _defaults(settings: Any) -> Row:
+    return {f.name: f.default for f in fields(settings) if f.default is not MISSING}
+
+
+@lru_cache
+def _training_problems(problems: str, count: int) -> list[Problem]:
+    return PROBLEMS[problems](count, seed=0)
 
 
 @dataclass
@@ -189,22 +228,50 @@ def run_experiment(experiment: Experiment, folder: str | Path, *, jobs: int) -> 
         raise RuntimeError(f"{experiment.name} needs a CUDA GPU, and torch sees none")
     if experiment.policy in PREPARED:
         PREPARED[experiment.policy]()
-    waiting = []
-    if not _is_recorded(folder / "base" / RunLog.EVALUATIONS):
-        waiting.append(_Job("base", None, 0, folder / "base"))
-    for (method, seed), name in record_folders(experiment).items():
-        if not is_complete(experiment, method, seed, folder):
-            waiting.append(_Job(f"{method}, seed {seed}", method, seed, folder / name))
+    waiting = _missing(experiment, folder)
     experiment_file = folder / f"{experiment.name}.yaml"
     if waiting:  # a folder of finished records may be read-only
+        _check_same(experiment, experiment_file)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(experiment_file, experiment.to_yaml().encode())
     total = experiment.steps * sum(job.method is not None for job in waiting)
-    running: list[_Job] = []
-    failed: list[_Job] = []
-    bar = tqdm(total=total, unit="step", desc=experiment.name)
-    start_steps = {job.label: _steps_done(job) for job in waiting}
-    everything = list(waiting)
+    with tqdm(total=total, unit="step", desc=experiment.name) as bar:
+        failed = _run_jobs(waiting, experiment_file, jobs, bar)
+    if failed:
+        names = "; ".join(f"{job.label} (see {job.folder / 'log.txt'})" for job in failed)
+        raise RuntimeError(f"{len(failed)} run(s) failed: {names}")
+
+
+def _missing(experiment: Experiment, folder: Path) -> list[_Job]:
+    """The runs that are not complete, and the evaluation of the untrained policy."""
+    missing = []
+    if not _is_recorded(folder / "base" / RunLog.EVALUATIONS):
+        missing.append(_Job("base", None, 0, folder / "base"))
+    for (method, seed), name in record_folders(experiment).items():
+        if not is_complete(experiment, method, seed, folder):
+            missing.append(_Job(f"{method}, seed {seed}", method, seed, folder / name))
+    return missing
+
+
+_MAY_CHANGE = ("title", "methods", "seeds", "baseline", "against", "metric")
+"""what may differ between two experiments that share a folder"""
+
+
+def _check_same(experiment: Experiment, path: Path) -> None:
+    """Raise ValueError where the folder belongs to another experiment."""
+    if not path.exists():
+        return
+    before = read_experiment(path)
+    names = [f.name for f in fields(Experiment) if f.name not in _MAY_CHANGE]
+    differing = [name for name in names if getattr(before, name) != getattr(experiment, name)]
+    if differing:
+        raise ValueError(f"{path}: another experiment, {', '.join(differing)} differ; choose another folder")
+
+
+def _run_jobs(waiting: list[_Job], experiment_file: Path, jobs: int, bar: tqdm) -> list[_Job]:
+    """Run `jobs` processes at a time until all have ended; the jobs that failed. An interrupt ends them."""
+    everything, running, failed = list(waiting), list[_Job](), list[_Job]()
+    before = sum(map(_steps_done, everything))
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
@@ -214,17 +281,13 @@ def run_experiment(experiment: Experiment, folder: str | Path, *, jobs: int) -> 
                 running.remove(job)
                 if job.process is not None and job.process.returncode:
                     failed.append(job)
-            done = sum(_steps_done(job) - start_steps[job.label] for job in everything)
-            bar.update(done - bar.n)
+            bar.update(sum(map(_steps_done, everything)) - before - bar.n)
     finally:
-        bar.close()
         for job in running:
             if job.process is not None:
                 job.process.terminate()
                 job.process.wait()
-    if failed:
-        names = "; ".join(f"{job.label} (see {job.folder / 'log.txt'})" for job in failed)
-        raise RuntimeError(f"{len(failed)} run(s) failed: {names}")
+    return failed
 
 
 def _steps_done(job: _Job) -> int:

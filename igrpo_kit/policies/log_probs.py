@@ -82,8 +82,8 @@ def completion_log_probs(
     row, t = mask.nonzero(as_tuple=True)
     predicts = torch.where(t == 0, layout.before[row], layout.first[row] + t - 1)
     head = model.get_output_embeddings()
-    scores = _head_log_probs(head, hidden.flatten(0, 1)[predicts], completion_ids[mask], temperature)
-    return scores.new_zeros(mask.shape).masked_scatter(mask, scores)
+    log_probs = _head_log_probs(head, hidden.flatten(0, 1)[predicts], completion_ids[mask], temperature)
+    return log_probs.new_zeros(mask.shape).masked_scatter(mask, log_probs)
 
 
 def _padded_layout(
@@ -145,14 +145,14 @@ def _head_log_probs(
 ) -> Float[Tensor, " M"]:
     """Log-probs of `ids`; large [M, V] logits are computed in chunks, and again in the backward pass."""
 
-    def score(hidden: Tensor, ids: Tensor) -> Tensor:
+    def log_probs_of(hidden: Tensor, ids: Tensor) -> Tensor:
         return token_log_probs(head(hidden)[None], ids[None], temperature)[0]
 
     chunk = max(1, _LOGITS_AT_ONCE // head.weight.shape[0])
     if len(ids) <= chunk:
-        return score(hidden, ids)
+        return log_probs_of(hidden, ids)
     pieces = zip(hidden.split(chunk), ids.split(chunk), strict=True)
-    return torch.cat([checkpoint(score, *piece, use_reentrant=False) for piece in pieces])
+    return torch.cat([checkpoint(log_probs_of, *piece, use_reentrant=False) for piece in pieces])
 
 
 def _check(model: Any, prompt_ids: Sequence[Sequence[int]], completion_ids: Tensor, mask: Tensor) -> None:

@@ -55,8 +55,8 @@ class StepLog(TrainerCallback):
     A resumed run overwrites the steps after its checkpoint. Only rank 0 writes.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / RunLog.METRICS
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder) / RunLog.METRICS
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """See TrainerCallback."""

@@ -27,7 +27,6 @@ from igrpo_kit.tasks.sets.hub import HUB_SETS, load_hub_set
 if TYPE_CHECKING:
     from igrpo_kit.scale.trainer import IGRPOConfig
 
-RECIPES = data_path("recipes.json")
 
 # section -> its keys and their types; None if the keys are defined elsewhere.
 _SECTIONS: dict[str, dict[str, type] | None] = {
@@ -152,7 +151,7 @@ class Recipe:
         return problem_set(self.run["problems"])[: self.run["max_problems"]]
 
 
-def problem_set(name: str) -> list[Problem]:
+def problem_set(name: str | Path) -> list[Problem]:
     """A set of `HUB_SETS` (from the hub or its cache), or a file in `data/problems/` or elsewhere.
 
     Raises:
@@ -187,7 +186,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def recipe_names() -> list[str]:
     """The names that `load_recipe` accepts."""
-    return list(_read(RECIPES))
+    return list(_read(data_path("recipes.json")))
 
 
 def _merged(name: str, recipes: Mapping[str, Any], path: Path, seen: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -216,7 +215,7 @@ def _checked(where: str, key: str, pair: Any, kind: type | None) -> tuple[Any, s
     return value, pair[1]
 
 
-def load_recipe(name: str) -> Recipe:
+def load_recipe(name: str | Path) -> Recipe:
     """Load a recipe by its name in `data/recipes.json`, or from a JSON file with one recipe.
 
     Fields of the trainer are checked later, by `Recipe.config`.
@@ -225,7 +224,8 @@ def load_recipe(name: str) -> Recipe:
         ValueError: an unknown name, section or key, a missing key, or a value without a source or of another
             type. The message names file, recipe and key.
     """
-    path, recipes = RECIPES, _read(RECIPES)
+    name, path = str(name), data_path("recipes.json")
+    recipes = _read(path)
     if name.endswith(".json"):
         path = Path(name)
         recipes, name = {**recipes, path.stem: _read(path)}, path.stem

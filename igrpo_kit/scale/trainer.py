@@ -423,6 +423,6 @@ class IGRPOTrainer(GRPOTrainer):
                 return {"step": 0, "rollout": None}
             reason = f"holds no {path.name}"
         raise ValueError(
-            f"{checkpoint}: the middle of a rollout (step {self.state.global_step}, drawn anew every "
+            f"{checkpoint}: the middle of a rollout (step {self.state.global_step}, sampled again every "
             f"steps_per_generation x num_iterations micro-steps), and it {reason}: resume another checkpoint"
         )

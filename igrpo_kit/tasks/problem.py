@@ -1,7 +1,8 @@
 """The record of one problem."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from hashlib import sha256
 from typing import Any, Literal
 
 Split = Literal["train", "held_out"]
@@ -41,3 +42,9 @@ def problem_from_row(row: Any, where: str, default_source: str) -> Problem:
             raise ValueError(f"{where}: {name} is empty")
         values.append(row[name])
     return Problem(*values)
+
+
+def problems_identity(problems: Sequence[Problem]) -> dict[str, Any]:
+    """Count and SHA-256 of problems: what a record stores to tell problem sets apart."""
+    text = "\n".join(f"{p.id}\t{p.question}\t{p.answer}" for p in problems)
+    return {"count": len(problems), "sha256": sha256(text.encode("utf-8", "backslashreplace")).hexdigest()}

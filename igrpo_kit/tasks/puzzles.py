@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
 
-Verdict = tuple[float, str]
+Check = tuple[float, str]
 """(reward, status); the statuses are those of `grading.Grade`."""
 
 _NUMBER = r"(?:0|[1-9][0-9]*)"
@@ -173,7 +173,7 @@ def _chain_value(numbers: Sequence[int], answer: str) -> int | str:
     return _fold([int(number) for number in used], re.findall("[+*-]", answer))
 
 
-def check_countdown(question: str, answer: str) -> Verdict:
+def check_countdown(question: str, answer: str) -> Check:
     """1 and `correct` if the answer uses each number exactly once and equals the target, else 0."""
     numbers, target = parse_countdown(question)
     value = _chain_value(numbers, answer)
@@ -182,7 +182,7 @@ def check_countdown(question: str, answer: str) -> Verdict:
     return (1.0, "correct") if value == target else (0.0, "incorrect")
 
 
-def check_countdown_max(question: str, answer: str) -> Verdict:
+def check_countdown_max(question: str, answer: str) -> Check:
     """value / best for a value in 0..limit, else 0.
 
     Only the best value is `correct`; a partial reward comes with `incorrect`.
@@ -197,7 +197,7 @@ def check_countdown_max(question: str, answer: str) -> Verdict:
     return value / best, "correct" if value == best else "incorrect"
 
 
-def check_addition(question: str, answer: str) -> Verdict:
+def check_addition(question: str, answer: str) -> Check:
     """1 and `correct` if the text after the last `=` is the sum; without a `=`, the whole text is the answer.
 
     Everything before it is scratchpad and is not checked. The sum is written without leading zeros, with or

@@ -166,8 +166,8 @@ class FormatReward(Reward):
     def score(self, problems: Sequence[Problem], completions: Sequence[str]) -> Scores:
         """Reward and status of each row; see the class."""
         check_rows(problems, completions)
-        right = [self._is_formatted(self.prefill + completion) for completion in completions]
-        return Scores([float(r) for r in right], ["formatted" if r else "unformatted" for r in right])
+        formatted = [self._is_formatted(self.prefill + completion) for completion in completions]
+        return Scores([float(f) for f in formatted], ["formatted" if f else "unformatted" for f in formatted])
 
     def _is_formatted(self, text: str) -> bool:
         if _TAG.findall(text) != _FORMAT:

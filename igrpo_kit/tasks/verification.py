@@ -16,10 +16,10 @@ from igrpo_kit.tasks import puzzles
 from igrpo_kit.tasks.grading.extraction import extract_answer
 from igrpo_kit.tasks.grading.grader import Grade
 from igrpo_kit.tasks.problem import Problem
-from igrpo_kit.tasks.puzzles import Verdict
+from igrpo_kit.tasks.puzzles import Check
 from igrpo_kit.tasks.sets.gym import GYM_SOURCES, check_gym
 
-_EXACT: dict[str, Callable[[str, str], Verdict]] = {
+_EXACT: dict[str, Callable[[str, str], Check]] = {
     "countdown": puzzles.check_countdown,
     "countdown-max": puzzles.check_countdown_max,
     "addition": puzzles.check_addition,
@@ -52,7 +52,7 @@ def answer_of(problem: Problem, completion: str) -> str | None:
     return answer.strip() or None
 
 
-def verify(problem: Problem, completion: str) -> Verdict:
+def verify(problem: Problem, completion: str) -> Check:
     r"""(reward, status) of a completion from the exact verifier of the problem's source.
 
     The answer is what `extract_answer` finds (the last `\boxed{}`, else the last `<answer>`). If the text has

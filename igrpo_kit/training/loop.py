@@ -7,7 +7,6 @@ happens between steps. Algorithm: https://arxiv.org/abs/2602.09000.
 import contextlib
 import copy
 import dataclasses
-import hashlib
 import signal
 import sys
 import threading
@@ -24,7 +23,7 @@ from igrpo_kit.core.randomness import derived_seed, random_states, restore_rando
 from igrpo_kit.core.rows import Row
 from igrpo_kit.core.selection import selector
 from igrpo_kit.policies.samplers.sampler import Sampler, Samples
-from igrpo_kit.tasks.problem import Problem
+from igrpo_kit.tasks.problem import Problem, problems_identity
 from igrpo_kit.tasks.rewards import RewardLike, Scores, as_reward
 from igrpo_kit.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from igrpo_kit.training.config import IGRPO_STEPS, TrainConfig, Variant, learning_rate_at
@@ -167,7 +166,6 @@ class _Run:
 
     def identity(self) -> Row:
         """What identifies this run; a checkpoint with another identity is rejected."""
-        problems = "\n".join(f"{p.id}\t{p.question}\t{p.answer}" for p in self.problems)
         return {
             **self.config.to_row(),
             "variant": self.variant.name,
@@ -177,10 +175,7 @@ class _Run:
             "sampling": dataclasses.asdict(self.sampler.settings),
             "reward": self.reward.__name__,
             "full_reward": self.reward.full_reward,
-            "problems": {
-                "count": len(self.problems),
-                "sha256": hashlib.sha256(problems.encode()).hexdigest(),
-            },
+            "problems": problems_identity(self.problems),
         }
 
     def state(self) -> Row:

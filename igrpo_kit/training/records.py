@@ -38,6 +38,10 @@ _RENAMED = {
     "right_to_wrong": "regressed",
     "wrong_to_right": "repaired",
     "draft_right": "draft_correct",
+    "status/right_verdict": "status/correct_verdict",
+    "status/wrong_verdict": "status/incorrect_verdict",
+    "status/not_drawn": "status/not_sampled",
+    "stage1/status/not_drawn": "stage1/status/not_sampled",
 }
 """names of settings, metrics and evaluation fields in schema 1 -> current names"""
 
@@ -162,7 +166,13 @@ class RunLog:
 
 def read_config(folder: str | Path) -> Row:
     """A run's settings and environment. Raises FileNotFoundError with the name of the missing file."""
-    return upgraded(json.loads((Path(folder) / "config.json").read_text()))
+    path = Path(folder) / "config.json"
+    config = upgraded(json.loads(path.read_text()))
+    if config.get("schema", 1) > SCHEMA:
+        raise ValueError(
+            f"{path}: schema {config['schema']} of a later version; this one reads up to {SCHEMA}"
+        )
+    return config
 
 
 def read_run(folder: str | Path) -> tuple[Row, list[Row]]:

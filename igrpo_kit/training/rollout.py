@@ -35,7 +35,7 @@ class Stage:
     rewards: Float[Tensor, "P n"]
     seconds_sampling: float
     seconds_scoring: float
-    full_reward: float = 1.0
+    full_reward: float
 
     @property
     def correct(self) -> Bool[Tensor, "P n"]:

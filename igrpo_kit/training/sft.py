@@ -138,10 +138,10 @@ class _Batches:
         numbers, target = puzzles.parse_countdown(question)
         values = puzzles.countdown_values(numbers)
         others = [value for value in values if 0 <= value <= 99 and value != target]
-        right = self.rng.random() < 0.5 or not others
-        expression = self.rng.choice(values[target if right else self.rng.choice(others)])
+        correct = self.rng.random() < 0.5 or not others
+        expression = self.rng.choice(values[target if correct else self.rng.choice(others)])
         messages = TINY_VERDICTS.prompt.refinement_messages(question, expression)
-        return messages, TINY_VERDICTS.right if right else TINY_VERDICTS.wrong
+        return messages, TINY_VERDICTS.correct if correct else TINY_VERDICTS.incorrect
 
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids [BATCH, L] and labels of the same shape, -100 for tokens without loss."""

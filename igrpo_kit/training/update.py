@@ -190,14 +190,14 @@ def update(
     """
     start = perf_counter()
     parts = _parts(trained, micro_batches)
-    score = partial(_log_probs, temperature=temperature, bfloat16=bfloat16)
+    log_probs_of = partial(_log_probs, temperature=temperature, bfloat16=bfloat16)
     if reference is not None:
         with torch.no_grad():
             for part in parts:
-                part.ref_log_probs = score(reference, part)
+                part.ref_log_probs = log_probs_of(reference, part)
     stats: list[LossStats] = []
     for iteration in range(num_iterations):
-        loss, seen = _accumulate_gradient(model, parts, score)
+        loss, seen = _accumulate_gradient(model, parts, log_probs_of)
         stats += seen
         if iteration == 0:
             gap = _sampler_gap(parts)
@@ -223,13 +223,13 @@ def _log_probs(model: Any, part: _Part, *, temperature: float, bfloat16: bool) -
 
 
 def _accumulate_gradient(
-    model: Any, parts: Sequence[_Part], score: Callable[[Any, _Part], Tensor]
+    model: Any, parts: Sequence[_Part], log_probs_of: Callable[[Any, _Part], Tensor]
 ) -> tuple[float, list[LossStats]]:
     """Compute the gradient and loss of the whole batch, part by part, and the statistics of each part."""
     _zero_gradients(model)
     total, stats = 0.0, []
     for part in parts:
-        log_probs = score(model, part)
+        log_probs = log_probs_of(model, part)
         loss, seen = part.objective.loss(
             log_probs, part.old_log_probs, part.advantages, part.mask, ref_log_probs=part.ref_log_probs
         )

@@ -128,14 +128,14 @@ REFINEMENTS = np.array([[2, 1], [1, 4]])
         ("two barriers", [4, 3, 1, 4, 2, 1, 1]),
         # the second prompt's refinements start after 2 steps, the first's after 3
         ("pipelined", [4, 3, 1 + 2, 1 + 2, 1 + 1, 1]),
-        # the first prompt's first draft is right after 1 step: the second is aborted
+        # the first prompt's first draft is correct after 1 step: the second is aborted
         ("early stop", [4, 2 + 2, 1 + 2, 1, 1, 1]),
         ("one step ahead", [8, 3 + 2, 1 + 1, 1]),
     ],
 )
 def test_schedules_counted_by_hand(schedule, active):
-    right = np.array([[True, False], [False, False]]) if schedule == "early stop" else None
-    assert active_sequences(DRAFTS, REFINEMENTS, schedule, right=right).tolist() == active
+    correct = np.array([[True, False], [False, False]]) if schedule == "early stop" else None
+    assert active_sequences(DRAFTS, REFINEMENTS, schedule, correct=correct).tolist() == active
 
 
 def test_grpo_is_the_schedule_without_drafts():
@@ -160,10 +160,10 @@ def test_schedules_against_a_loop():
 
 
 def test_schedules_refuse_what_has_no_meaning():
-    with pytest.raises(ValueError, match="right: needed by"):
+    with pytest.raises(ValueError, match="correct: needed by"):
         active_sequences(DRAFTS, REFINEMENTS, "early stop")
-    with pytest.raises(ValueError, match="right: needed by"):
-        active_sequences(DRAFTS, REFINEMENTS, "pipelined", right=DRAFTS > 1)
+    with pytest.raises(ValueError, match="correct: needed by"):
+        active_sequences(DRAFTS, REFINEMENTS, "pipelined", correct=DRAFTS > 1)
     with pytest.raises(ValueError, match="drafts: lengths of at least one"):
         active_sequences(DRAFTS - 1, REFINEMENTS, "pipelined")
 

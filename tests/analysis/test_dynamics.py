@@ -9,7 +9,6 @@ from igrpo_kit.analysis.dynamics import (
     Transitions,
     band,
     bands,
-    best_draft_curve,
     check_best_draft,
     held_out_curve,
     thin,
@@ -244,20 +243,6 @@ def test_units_that_move_together_widen_the_interval():
 
 
 # ---------------------------------------------------------------- best of N
-
-
-def test_measured_and_predicted_best_drafts_in_rows_of_every_age():
-    grpo = {"reward": 0.5, "correct": 0.5, "best_draft_predicted_from_mean_p": 0.9}
-    old_grpo = grpo | {"best_draft_reward": 0.75, "best_draft_predicted_per_prompt": 0.7}
-    new_grpo = old_grpo | {"best_draft_correct": 0.5}
-    old_igrpo = old_grpo | {"stage1/correct": 0.5, "best_draft_predicted_per_prompt": 0.625}
-    curve = best_draft_curve(record([old_grpo, new_grpo, old_igrpo]))
-    np.testing.assert_array_equal(curve.measured, [0.75, 0.5, 0.625])
-    np.testing.assert_array_equal(curve.per_prompt, [0.7, 0.7, np.nan])
-    np.testing.assert_array_equal(curve.from_mean_p, [0.9, 0.9, 0.9])
-    graded = old_grpo | {"reward": 0.6}  # the mean best reward is no share of correct ones
-    with pytest.raises(LookupError, match="m, seed 0"):
-        best_draft_curve(record([graded]))
 
 
 def test_held_out_prediction_by_hand():

@@ -8,7 +8,6 @@ import pytest
 
 from igrpo_kit.analysis.paper import (
     BENCHMARKS,
-    PAPER,
     TABLES,
     audit,
     binomial_se,
@@ -29,6 +28,7 @@ from igrpo_kit.analysis.paper import (
     single_run_values,
     stated_runs,
 )
+from igrpo_kit.core.data import data_path
 
 # Typed from the page, not from the files: (file, row, column, printed).
 SPOTS = """
@@ -115,7 +115,7 @@ def test_settings_and_text():
     ],
 )
 def test_a_damaged_table_names_file_and_place(tmp_path, damage, message):
-    content = (PAPER / "table_s3.csv").read_text()
+    content = (data_path("paper") / "table_s3.csv").read_text()
     assert damage[0] in content
     (tmp_path / "table_s3.csv").write_text(content.replace(*damage))
     with pytest.raises(ValueError, match=r"table_s3\.csv.*" + message):
@@ -318,7 +318,7 @@ def test_memory_in_tokens():
 
 
 def test_audit_reads_the_folder_it_is_given(tmp_path):
-    shutil.copytree(PAPER, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(data_path("paper"), tmp_path, dirs_exist_ok=True)
     path = tmp_path / "table_1.csv"
     path.write_text(path.read_text().replace("61.93", "67.82"))
     assert all(f.agrees for f in audit(tmp_path) if f.check == "row mean")

@@ -141,8 +141,8 @@ def test_many_means_are_bootstrapped_as_one_is():
 
 
 def test_runs_are_averaged_as_in_section_4_1():
-    right = np.array([[True, False, True], [False, False, True]])
-    average = pass_at_1_over_runs(right, rng=np.random.default_rng(0))
+    correct = np.array([[True, False, True], [False, False, True]])
+    average = pass_at_1_over_runs(correct, rng=np.random.default_rng(0))
     np.testing.assert_allclose(average.runs, [0.5, 0.0, 1.0])
     assert average.over_runs.estimate == average.over_problems.estimate == pytest.approx(0.5)
     # t(2, .975) * .5 / sqrt(3) = 4.302653 * .288675
@@ -150,14 +150,14 @@ def test_runs_are_averaged_as_in_section_4_1():
     assert average.over_problems.low == pytest.approx(1 / 3)
 
 
-def naive_majority(answers, right, k):
-    """Every subset; a tie counts as the share of right ones among the leaders."""
+def naive_majority(answers, correct, k):
+    """Every subset; a tie counts as the fraction of correct ones among the leaders."""
     results = []
     for subset in combinations(range(len(answers)), k):
         votes = {}
         for i in subset:
             if answers[i] is not None:
-                votes.setdefault(answers[i], []).append(right[i])
+                votes.setdefault(answers[i], []).append(correct[i])
         most = max(map(len, votes.values()), default=0)
         leaders = [v[0] for v in votes.values() if len(v) == most]
         results.append(sum(leaders) / len(leaders) if leaders else 0.0)
@@ -169,12 +169,12 @@ def naive_majority(answers, right, k):
     [["7", "7", "8", "9", None], [None] * 4, ["7"] * 3, ["8", "9", "8", "7", "7", "8"], [None, "7"]],
 )
 def test_majority_equals_counting_every_subset(answers):
-    right = [a == "7" for a in answers]
+    correct = [a == "7" for a in answers]
     ks = list(range(1, len(answers) + 1))
-    got = majority_at_k(answers, right, ks, rng=np.random.default_rng(0), draws=20_000)
-    expected = [naive_majority(answers, right, k) for k in ks]
+    got = majority_at_k(answers, correct, ks, rng=np.random.default_rng(0), draws=20_000)
+    expected = [naive_majority(answers, correct, k) for k in ks]
     np.testing.assert_allclose(got, expected, atol=0.01)
-    np.testing.assert_allclose(got[[0, -1]], [expected[0], expected[-1]], atol=1e-12)  # exact, not drawn
+    np.testing.assert_allclose(got[[0, -1]], [expected[0], expected[-1]], atol=1e-12)  # exact, not sampled
 
 
 def test_majority_by_hand():
@@ -188,24 +188,24 @@ def test_majority_by_hand():
     assert of(["7", "8", "8", "8"], 1) == 0.25
 
 
-def test_more_votes_help_where_the_right_answer_leads_and_hurt_where_it_does_not():
+def test_more_votes_help_where_the_correct_answer_leads_and_hurt_where_it_does_not():
     leads, trails = ["7"] * 40 + [str(i) for i in range(100, 160)], ["7"] * 40 + ["8"] * 60
-    right = np.array([[a == "7" for a in answers] for answers in (leads, trails)])
+    correct = np.array([[a == "7" for a in answers] for answers in (leads, trails)])
     rng = np.random.default_rng(0)
     up, down = (
-        majority_at_k(a, r, [1, 5, 100], rng=rng) for a, r in zip((leads, trails), right, strict=True)
+        majority_at_k(a, r, [1, 5, 100], rng=rng) for a, r in zip((leads, trails), correct, strict=True)
     )
     assert up[0] == down[0] == pytest.approx(0.4)
     assert up[0] < up[1] < up[2] == 1
     assert down[0] > down[1] > down[2] == 0
-    curve = majority_curve([leads, trails], right, [1, 100], rng=rng)
+    curve = majority_curve([leads, trails], correct, [1, 100], rng=rng)
     np.testing.assert_allclose(curve.estimate, [0.4, 0.5])
     np.testing.assert_allclose([curve.low[1], curve.high[1]], [0, 1])
 
 
 def test_bad_votes_are_named():
     rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="right: one entry per answer, 2, got 1"):
+    with pytest.raises(ValueError, match="correct: one entry per answer, 2, got 1"):
         majority_at_k(["7", "8"], [True], [1], rng=rng)
     for k in (0, 3):
         with pytest.raises(ValueError, match="ks: from 1 to 2"):

@@ -131,24 +131,19 @@ def open_and_run(lab, page, name, cells=None):
     page.locator('li[data-command="runmenu:run-all"]').click()
 
 
+FIND = """name => Array.from(document.querySelectorAll('.widget-vbox .js-plotly-plot'))
+    .flatMap(plot => plot.data || []).find(trace => trace.name === name)"""
+"""the trace of that name in the first widget that has one; plain copies of its figure do not count"""
+
+
 def plotted(page, name, axis="y"):
-    """The y, or x, of the trace `name` in the first figure that has one."""
-    return page.evaluate(
-        """([name, axis]) => { for (const plot of document.querySelectorAll('.js-plotly-plot')) {
-            const trace = (plot.data || []).find(t => t.name === name);
-            if (trace) return Array.from(trace[axis] || []); } return null; }""",
-        [name, axis],
-    )
+    """The y, or x, of the trace `name`."""
+    return page.evaluate(f"([name, axis]) => Array.from((({FIND})(name) || {{}})[axis] || [])", [name, axis])
 
 
 def wait_for_data(page, name, condition="y => y.length > 0"):
-    page.wait_for_function(
-        """([name, condition]) => { for (const plot of document.querySelectorAll('.js-plotly-plot')) {
-            const trace = (plot.data || []).find(t => t.name === name);
-            if (trace && eval(condition)(Array.from(trace.y || []))) return true; } return false; }""",
-        arg=[name, condition],
-        timeout=WAIT,
-    )
+    test = f"name => {{ const t = ({FIND})(name); return t && ({condition})(Array.from(t.y || [])); }}"
+    page.wait_for_function(test, arg=name, timeout=WAIT)
     return plotted(page, name)
 
 
@@ -175,6 +170,7 @@ def photograph(page, name, tmp_path):
 def test_lesson_01_and_its_sliders(lab, page, tmp_path):
     """Run All, then the explorer by keyboard and by mouse: what is plotted changes, and so do the words."""
     open_and_run(lab, page, "01_best_of_n")
+    expect(page.locator(".jp-OutputArea-output", has_text="All checks passed.")).to_be_attached(timeout=WAIT)
     before = wait_for_data(page, "your split", "y => y.length == 2")
     assert before == pytest.approx([0.7599, 0.2482])  # p = 0.3: 1 - 0.7^4, and 0.3^4 + 0.7^4
     assert plotted(page, "formula at the mean p", "x") == list(range(1, 33))
@@ -194,7 +190,6 @@ def test_lesson_01_and_its_sliders(lab, page, tmp_path):
     dragged = wait_for_data(page, "your split", f"y => Math.abs(y[0] - {moved[0]}) > 1e-6")
     assert dragged[0] != moved[0]
     photograph(page, "best_of_n_explorer", tmp_path)
-    expect(page.locator(".jp-OutputArea-output", has_text="All checks passed.")).to_be_attached(timeout=WAIT)
 
 
 def test_the_advantage_explorer(lab, page, tmp_path):

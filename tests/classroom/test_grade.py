@@ -13,7 +13,7 @@ from igrpo_kit.classroom.answers import Mistake, mismatch
 from igrpo_kit.classroom.exercises import EXERCISES
 from igrpo_kit.classroom.grade import (
     COLUMNS,
-    Grade,
+    ExerciseGrade,
     Limits,
     grade_folder,
     grade_notebook,
@@ -170,7 +170,7 @@ def test_an_empty_folder_is_an_error(tmp_path):
 
 def test_csv_is_safe_to_open_in_a_spreadsheet(tmp_path):
     path = tmp_path / "grades.csv"
-    write_grades(path, [Grade("=cmd()", "n.ipynb", "e", 1, 2, "passed", 'a "quote"\nand a line')])
+    write_grades(path, [ExerciseGrade("=cmd()", "n.ipynb", "e", 1, 2, "passed", 'a "quote"\nand a line')])
     rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines(keepends=True)))
     assert rows == [list(COLUMNS), ["'=cmd()", "n.ipynb", "e", "1", "2", "passed", 'a "quote"\nand a line']]
 

@@ -73,14 +73,14 @@ def toy(**changes):
 
 
 def test_igrpo_toy_against_the_table_computed_by_hand():
-    """p = .5, N = G = 4, P(right | right draft) = .95: best draft .9375; mixed .9922, .875, .229."""
+    """p = .5, N = G = 4, P(correct | correct draft) = .95: best draft .9375; mixed .9922, .875, .229."""
     result = toy()
     for got, expected in [
         (result.draft_reward, 0.5),
         (result.best_draft_reward, 0.9375),
         (result.mixed_grpo_full, 0.9921875),
         (result.mixed_grpo_small, 0.875),
-        # right draft: 1 - .95^4 - .05^4 = .18548750; wrong draft: .875
+        # correct draft: 1 - .95^4 - .05^4 = .18548750; incorrect draft: .875
         (result.mixed_igrpo, 0.9375 * 0.1854875 + 0.0625 * 0.875),
         (result.refinement_reward, 0.9375 * 0.95 + 0.0625 * 0.5),
     ]:
@@ -93,7 +93,7 @@ def test_igrpo_toy_spread_lowers_the_best_draft_below_the_formula_for_the_mean()
     assert spread.best_draft_reward < 0.75 < 0.9375
 
 
-def test_a_wrong_draft_that_is_always_fixed():
+def test_an_incorrect_draft_that_is_always_fixed():
     result = toy(p_fix=1.0, p_keep=1.0)
     assert result.refinement_reward == 1.0
     assert result.mixed_igrpo == 0.0

@@ -12,7 +12,7 @@ from igrpo_kit.analysis.compare import load_records
 from igrpo_kit.core.losses import GRPO, GSPO
 from igrpo_kit.core.rows import read_rows
 from igrpo_kit.experiments import runner as experiments
-from igrpo_kit.experiments.ablations import FACTORS, OBJECTIVES, ablate, ablation
+from igrpo_kit.experiments.ablations import _OBJECTIVES, FACTORS, ablate, ablation
 from igrpo_kit.experiments.experiment import Experiment, record_folders
 from igrpo_kit.experiments.presets import load_experiment, preset_names
 from igrpo_kit.experiments.runner import is_complete, run_one
@@ -117,7 +117,7 @@ def test_with_one_epoch_gspo_is_grpo_which_is_why_the_ablation_makes_two(tiny_po
     torch.testing.assert_close(weights(GRPO(), 1), weights(GSPO(), 1), rtol=1e-5, atol=1e-7)
     assert (weights(GRPO(), 2) - weights(GSPO(), 2)).abs().max() > 1e-5
     assert all(s["num_iterations"] == 2 for s in ablation("objective").methods.values())
-    assert set(OBJECTIVES) == {"GRPO", "DAPO", "GSPO", "Dr. GRPO"}
+    assert set(_OBJECTIVES) == {"GRPO", "DAPO", "GSPO", "Dr. GRPO"}
 
 
 def test_a_template_reaches_prompts_and_record(tmp_path):

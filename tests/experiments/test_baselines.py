@@ -77,16 +77,16 @@ def test_a_verdict_is_asked_for_on_an_answer_and_rewarded_by_the_answers_own_rew
     rollout = scripted(self_verification_rollout, ["7+5+3", "3*7+5", "no", "yes"], verdicts=VERDICTS)
     assert rollout.drafts.rewards.tolist() == [[0, 1]]
     assert asked(rollout.drafts) == ["3,7,5:26"]
-    assert asked(rollout.refinements) == ["3,7,5:26?7+5+3"]  # the first answer, which is wrong
+    assert asked(rollout.refinements) == ["3,7,5:26?7+5+3"]  # the first answer, which is incorrect
     assert rollout.refinements.rewards.tolist() == [[1, 0]]
-    assert rollout.refinements.scores.statuses == ["right_verdict", "wrong_verdict"]
+    assert rollout.refinements.scores.statuses == ["correct_verdict", "incorrect_verdict"]
 
 
 def test_verdicts_by_hand():
     reward = VerdictReward([True, False], VERDICTS)
     scores = reward.score([PROBLEM] * 6, ["yes", "no", " yes\n", "yes", "no", "yes and no"])
     assert scores.values == [1, 0, 1, 0, 1, 0]
-    assert scores.statuses[3:] == ["wrong_verdict", "right_verdict", "no_verdict"]
+    assert scores.statuses[3:] == ["incorrect_verdict", "correct_verdict", "no_verdict"]
     with pytest.raises(ValueError, match="3 for 2 answers"):
         reward.score([PROBLEM] * 3, ["yes"] * 3)
 
@@ -108,8 +108,8 @@ def test_verdict_probabilities_are_those_of_a_loop(policy):
             ids = policy.tokenizer(text + word + "<eos>", return_tensors="pt").input_ids
             steps = policy.model(ids).logits[0].log_softmax(-1)[-3:-1].gather(1, ids[0, -2:, None])
             log_probs.append(steps.sum().item())
-        right, wrong = (torch.tensor(x).exp() for x in log_probs)
-        assert got[i].item() == pytest.approx((right / (right + wrong)).item(), abs=1e-5)
+        correct, incorrect = (torch.tensor(x).exp() for x in log_probs)
+        assert got[i].item() == pytest.approx((correct / (correct + incorrect)).item(), abs=1e-5)
 
 
 def test_votes_by_hand():
@@ -155,8 +155,8 @@ def test_the_critique_stands_behind_the_answer():
     rollout = scripted(critique_rollout, ["7+5+3", "3*7+5", "3*7+5", "5+7*3"])
     assert asked(rollout.refinements) == ["3,7,5:26[7+5+3=0]"]
     assert rollout.refinements.rewards.tolist() == [[1, 1]]
-    right = scripted(critique_rollout, ["3*7+5", "3", "3", "3"])
-    assert asked(right.refinements) == ["3,7,5:26[3*7+5=1]"]
+    after_correct = scripted(critique_rollout, ["3*7+5", "3", "3", "3"])
+    assert asked(after_correct.refinements) == ["3,7,5:26[3*7+5=1]"]
 
 
 def test_answers_and_refinements_are_one_group_on_q():
@@ -300,16 +300,16 @@ def test_the_paper_method_is_the_default_variant(policy):
 
 
 def test_the_committed_policy_gives_verdicts_and_is_no_good_judge_yet():
-    """It replies with one of the two words, and is surer of right answers than of wrong ones: .68 and .62."""
+    """It replies with one of the two words, and is surer of correct answers than of incorrect ones: .68 and .62."""
     judge = load_policy("tiny-verdicts", device="cpu")
     problems = countdown_problems(128, seed=1, split="held_out", distinct=True)
     asked = [problem for problem in problems for _ in range(4)]
     prompts = [judge.prompt_format.problem_messages(problem.question) for problem in problems]
     answers = sampler_of(judge).sample(prompts, 4).texts
-    right = torch.tensor(AccuracyReward().score(asked, answers).values) == 1
+    correct = torch.tensor(AccuracyReward().score(asked, answers).values) == 1
     questions = [problem.question for problem in asked]
     scores = verdict_probabilities(judge, questions, answers, TINY_VERDICTS)
-    assert scores[right].mean() > scores[~right].mean() + 0.02
+    assert scores[correct].mean() > scores[~correct].mean() + 0.02
     prompts = [TINY_VERDICTS.prompt.refinement_messages(*row) for row in zip(questions, answers, strict=True)]
     words = sampler_of(judge, 1).sample(prompts, 1).texts
     assert sum(word in "01" for word in words) > 0.99 * len(words)

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -299,3 +300,53 @@ def test_an_unknown_method_is_named_with_those_there_are(tmp_path):
     with pytest.raises(ValueError, match="method: one of GRPO-8, iGRPO 4\\+4, got 'GRPO-9'"):
         run_one(load_experiment("demo"), "GRPO-9", 0, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def committed_run(tmp_path, **changes):
+    """A copy of one committed run with changed settings; its method, seed and experiment's folder."""
+    source = ROOT / "data" / "runs" / "countdown-cpu" / "grpo-8" / "seed-0"
+    target = tmp_path / "grpo-8" / "seed-0"
+    shutil.copytree(source, target)
+    config = json.loads((target / "config.json").read_text())
+    for key, value in changes.items():
+        config[key] = value(config[key])
+    (target / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def test_a_setting_of_the_objective_that_did_not_exist_yet_counts_as_its_default(tmp_path):
+    folder = committed_run(tmp_path, objective=lambda row: {"name": row["name"]})
+    assert is_complete(load_experiment("countdown-cpu"), "GRPO-8", 0, folder)
+    folder = committed_run(tmp_path / "other", objective=lambda row: {"name": row["name"], "beta": 0.1})
+    with pytest.raises(ValueError, match="holds a run with another objective; move it away"):
+        is_complete(load_experiment("countdown-cpu"), "GRPO-8", 0, folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"problems": "addition"}, "problems"),
+        ({"train_problems": 3000}, "problems"),
+        ({"max_new_tokens": 30}, "sampling"),
+        ({"reward": "accuracy+format"}, "full_reward, reward"),
+    ],
+)
+def test_a_run_on_other_problems_or_with_another_reward_is_not_complete(changes, named):
+    experiment = replace(load_experiment("countdown-cpu"), **changes)
+    with pytest.raises(ValueError, match=f"holds a run with another {named}; move it away"):
+        is_complete(experiment, "GRPO-8", 0, ROOT / "data" / "runs" / "countdown-cpu")
+
+
+def test_a_folder_belongs_to_one_experiment_whose_seeds_and_methods_may_grow(tmp_path, monkeypatch):
+    demo, started = load_experiment("demo"), []
+
+    def ran(waiting, file, jobs, bar):
+        started.append(len(waiting))
+        return []
+
+    monkeypatch.setattr(runner, "_run_jobs", ran)
+    run_experiment(demo, tmp_path, jobs=1)
+    run_experiment(replace(demo, seeds=(0, 1, 2, 3)), tmp_path, jobs=1)
+    assert started == [7, 9]  # the untrained policy, and two methods of three and of four seeds
+    with pytest.raises(ValueError, match=r"demo.yaml: another experiment, steps, held_out_problems differ"):
+        run_experiment(replace(demo, steps=60, held_out_problems=10), tmp_path, jobs=1)

@@ -117,7 +117,7 @@ def test_the_text_of_one_comparison():
     assert head.split(" | ")[2:5] == ["accuracy", "greedy", "pass@8"] and "vote of 8" not in head
     assert text.splitlines()[1].endswith("Mean [95% interval over 3 seeds].")
     assert text.splitlines()[-1].startswith(
-        "iGRPO 4+4, both stages trained (ours): greedy is not distinguishable from GRPO-8's (-0.053 ["
+        "iGRPO 4+4, both stages trained (ours): greedy is not distinguishable from that of GRPO-8 (-0.053 ["
     )
 
 

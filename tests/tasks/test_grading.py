@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -649,12 +650,18 @@ def test_workers_killed_in_the_middle_lose_nothing(grader):
         """Kills workers at work: none while it starts, none at an answer that has cost one before."""
         while len(killed) < 3 and not done.wait(0.1):
             for victim in grader._pool._alive - killed:
+                if None in list(victim.steps):  # it starts
+                    continue
+                victim.process.send_signal(signal.SIGSTOP)
+                done.wait(0.3)  # the pool reads what it has replied: the next step is the one it is at
                 step = next(iter(list(victim.steps)), None)
-                if step is not None and step not in struck:
-                    victim.process.kill()
-                    killed.add(victim)
-                    struck.add(step)
-                    break
+                if step is None or step in struck:
+                    victim.process.send_signal(signal.SIGCONT)
+                    continue
+                victim.process.kill()
+                killed.add(victim)
+                struck.add(step)
+                break
 
     thread = threading.Thread(target=assassin)
     thread.start()

@@ -272,6 +272,33 @@ def test_old_metrics_get_todays_names_and_their_counts():
 
 
 @pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (
+            {
+                "right": 0.75,
+                "status/right_verdict": 6.0,
+                "status/wrong_verdict": 1.0,
+                "status/no_verdict": 1.0,
+            },
+            {
+                "correct": 0.75,
+                "status/correct_verdict": 6.0,
+                "status/incorrect_verdict": 1.0,
+                "status/no_verdict": 1.0,
+            },
+        ),
+        (
+            {"status/not_drawn": 2.0, "stage1/status/not_drawn": 3.0},
+            {"status/not_sampled": 2.0, "stage1/status/not_sampled": 3.0},
+        ),
+    ],
+)
+def test_old_statuses_get_todays_names(old, new):
+    assert upgraded(old) == new
+
+
+@pytest.mark.parametrize(
     ("correct", "regressed", "repaired", "counts"),
     [
         (0.75, 0.25, None, [6, 2, 0, 0]),  # every draft that was shown was correct
@@ -365,3 +392,9 @@ def test_the_commit_is_that_of_the_checkout_and_none_elsewhere(tmp_path, monkeyp
 def test_without_git_there_is_no_commit(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert commit_of(tmp_path, monkeypatch) is None
+
+
+def test_a_record_of_a_later_version_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"schema": 3, "steps": 5}')
+    with pytest.raises(ValueError, match=r"config\.json: schema 3 of a later version"):
+        records.read_config(tmp_path)

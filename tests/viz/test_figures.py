@@ -477,7 +477,7 @@ def test_gallery_shows_where_igrpos_groups_die():
 
 
 def test_titles_that_claim_something_are_held_to_the_data():
-    """'Training buys Pass@1 with Pass@32', 'refinements come to be copies'."""
+    """'Training raises Pass@1 and lowers Pass@32', 'refinements become copies'."""
     lines = {t.name: t.y for t in draw("pass_at_n").data if t.name}
     for method in ("GRPO-8", "iGRPO 4+4"):
         assert lines[method][0] > lines["before training"][0] + 0.1

@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from igrpo_kit.analysis.stats.intervals import Interval, bootstrap_interval, bootstrap_means, student_interval
 from igrpo_kit.core.passk import pass_at_k
-
-Numbers = int | np.integer | np.ndarray | Sequence
+from igrpo_kit.core.toy import Numbers
 
 
 @dataclass(frozen=True)
@@ -93,23 +92,23 @@ class RunAverage:
 
 
 def pass_at_1_over_runs(
-    right: Bool[np.ndarray, "P K"], *, rng: np.random.Generator, confidence: float = 0.95
+    correct: Bool[np.ndarray, "P K"], *, rng: np.random.Generator, confidence: float = 0.95
 ) -> RunAverage:
     """Average over K runs (in Section 4.1, 64 for AIME and 8 for the others).
 
-    More runs narrow the first interval towards 0, but not the second, which depends on the number of
+    More runs narrow the first interval toward 0, but not the second, which depends on the number of
     problems.
 
     Args:
-        right: whether the answer is correct, problems by runs.
+        correct: whether the answer is correct, problems by runs.
         rng: source of randomness.
         confidence: of both intervals.
 
     Raises:
         ValueError: there are fewer than 2 runs.
     """
-    runs = right.mean(axis=0)
-    per_problem = right.mean(axis=1)
+    runs = correct.mean(axis=0)
+    per_problem = correct.mean(axis=1)
     return RunAverage(
         runs,
         student_interval(runs, confidence=confidence),
@@ -129,7 +128,7 @@ class MajorityCurve:
 
 def majority_at_k(
     answers: Sequence[str | None],
-    right: Sequence[bool] | Bool[np.ndarray, " K"],
+    correct: Sequence[bool] | Bool[np.ndarray, " K"],
     ks: Sequence[int],
     *,
     rng: np.random.Generator,
@@ -143,7 +142,7 @@ def majority_at_k(
 
     Args:
         answers: of the K samples.
-        right: whether each answer is correct.
+        correct: whether each answer is correct.
         ks: the values of N.
         rng: source of randomness.
         draws: random orders of the samples from which the mean over subsets is estimated; exact for N = 1 and
@@ -153,11 +152,11 @@ def majority_at_k(
         One probability for each N.
 
     Raises:
-        ValueError: `answers` and `right` differ in length, or an N is not in 1..K.
+        ValueError: `answers` and `correct` differ in length, or an N is not in 1..K.
     """
     K = len(answers)
-    if len(right) != K:
-        raise ValueError(f"right: one entry per answer, {K}, got {len(right)}")
+    if len(correct) != K:
+        raise ValueError(f"correct: one entry per answer, {K}, got {len(correct)}")
     if min(ks) < 1 or max(ks) > K:
         raise ValueError(f"ks: from 1 to {K} samples, got {min(ks)} to {max(ks)}")
     candidates = {answer: i for i, answer in enumerate(dict.fromkeys(a for a in answers if a is not None))}
@@ -165,7 +164,7 @@ def majority_at_k(
     votes = np.array([R if a is None else candidates[a] for a in answers])
     given = np.bincount(votes, minlength=R + 1)
     # A spelling has one grade, unless the grader timed out on some of its copies.
-    worth = np.bincount(votes, weights=np.asarray(right, dtype=float), minlength=R + 1)[:R] / given[:R]
+    worth = np.bincount(votes, weights=np.asarray(correct, dtype=float), minlength=R + 1)[:R] / given[:R]
     orders = rng.permuted(np.tile(votes, (draws, 1)), axis=1)
     rows = np.arange(draws)[:, None] * (R + 1)
     results = []
@@ -183,7 +182,7 @@ def majority_at_k(
 
 def majority_curve(
     answers: Sequence[Sequence[str | None]],
-    right: Bool[np.ndarray, "P K"],
+    correct: Bool[np.ndarray, "P K"],
     ks: Sequence[int],
     *,
     rng: np.random.Generator,
@@ -195,7 +194,7 @@ def majority_curve(
 
     Args:
         answers: of the K samples, for each problem.
-        right: whether each answer is correct.
+        correct: whether each answer is correct.
         ks: the values of N.
         rng: source of randomness.
         draws: as in `majority_at_k`.
@@ -205,7 +204,7 @@ def majority_curve(
     Raises:
         ValueError: as `majority_at_k`.
     """
-    rows = zip(answers, right, strict=True)
+    rows = zip(answers, correct, strict=True)
     per_problem = np.stack([majority_at_k(a, r, ks, rng=rng, draws=draws) for a, r in rows])
     means = bootstrap_means(per_problem, rng=rng, resamples=resamples)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)

@@ -10,7 +10,7 @@ the policy:
   `VLLMSampler.check_sync` therefore compares log-probs, not tensors, and the sampler does not start if they
   disagree.
 - *Its log-probs differ from the policy's* by the rounding of bfloat16. The update does not use them: it
-  scores the completions again (`update.train_step`), so that the ratio of the first inner epoch is exactly 1.
+  scores the completions again (`update.train_step`), so that the ratio of the first iteration is exactly 1.
   The metric `sampler_gap` of every step reports the difference. The tokens themselves are sampled from the
   rounded distribution, and this is not corrected.
 

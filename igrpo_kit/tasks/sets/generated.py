@@ -33,21 +33,21 @@ def draw_problems(
         raise ValueError(f"count must be >= 1, got {count}")
     if split not in ("train", "held_out"):
         raise ValueError(f"split must be 'train' or 'held_out', got {split!r}")
-    rng, drawn, seen, misses = random.Random(seed), list[tuple[str, str]](), set[str](), 0
-    while len(drawn) < count:
+    rng, sampled, seen, misses = random.Random(seed), list[tuple[str, str]](), set[str](), 0
+    while len(sampled) < count:
         question, answer = draw(rng)
         if puzzles.is_held_out(question) != (split == "held_out") or (distinct and question in seen):
             misses += 1
             if misses > 20_000:
                 raise ValueError(
-                    f"count: asked for {count} {source} problems on the {split} side, but after {len(drawn)} "
+                    f"count: asked for {count} {source} problems on the {split} side, but after {len(sampled)} "
                     "there was nothing new in 20,000 draws"
                 )
             continue
-        drawn.append((question, answer))
+        sampled.append((question, answer))
         seen.add(question)
         misses = 0
-    return [Problem(f"{source}/{split}-{seed}-{i}", q, a, source) for i, (q, a) in enumerate(drawn)]
+    return [Problem(f"{source}/{split}-{seed}-{i}", q, a, source) for i, (q, a) in enumerate(sampled)]
 
 
 def _check_numbers(num_numbers: int, max_number: int) -> None:

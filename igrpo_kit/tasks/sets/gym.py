@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from igrpo_kit.tasks.problem import Problem, Split
-from igrpo_kit.tasks.puzzles import Verdict
+from igrpo_kit.tasks.puzzles import Check
 from igrpo_kit.tasks.sets.generated import draw_problems
 
 GYM_DATASETS = (
@@ -42,7 +42,7 @@ def _gym(dataset: str, config: tuple[tuple[str, Any], ...] = ()) -> Any:
     return reasoning_gym.create_dataset(dataset, **{"size": _GYM_SIZE, "seed": 0, **dict(config)})
 
 
-def check_gym(dataset: str, gold: str, answer: str) -> Verdict:
+def check_gym(dataset: str, gold: str, answer: str) -> Check:
     """Binary reward from reasoning-gym's own scorer (Eq. 6).
 
     The scorer gives 0.01 or a fraction for incorrect answers; normalized within a group of failures, these
