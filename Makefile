@@ -32,7 +32,7 @@ test-scale: $(SCALE)/.ready  ## TRL's trainer under FSDP2, ZeRO-3 and LoRA, two 
 	OMP_NUM_THREADS=1 $(SCALE)/bin/python -m pytest -m scale -v tests/scale/test_trainer.py
 
 test-lowest: $(LOWEST)/.ready  ## the lower bounds of pyproject.toml, in an environment of their own
-	$(LOWEST)/bin/python -m pytest -q tests/core tests/tasks tests/training tests/analysis
+	$(LOWEST)/bin/python -m pytest -q tests/core tests/tasks tests/training tests/analysis tests/viz
 
 lessons: $(VENV)/.all  ## run all lessons in order on the CPU, minutes each; FAST=1: their quick form
 	$(PY) -m tests.lessons $(if $(FAST),--fast)

@@ -163,7 +163,9 @@ def _lessons(args: argparse.Namespace) -> None:
     for path in copied:
         print(path)
     if kept:
-        print(f"{len(kept)} files already exist and were not changed: {', '.join(path.name for path in kept)}")
+        print(
+            f"{len(kept)} files already exist and were not changed: {', '.join(path.name for path in kept)}"
+        )
 
 
 def _doctor(args: argparse.Namespace) -> None:

@@ -188,7 +188,8 @@ def active_sequences(
         The number of sequences at each of S decode steps.
 
     Raises:
-        ValueError: a length is below 1, or `correct` is missing for "early stop" or given for another schedule.
+        ValueError: a length is below 1, or `correct` is missing for "early stop" or given for another
+            schedule.
     """
     if (correct is not None) != (schedule == "early stop"):
         raise ValueError('correct: needed by "early stop" and by nothing else')

@@ -80,7 +80,7 @@ def _look_back(
 
 @dataclass
 class VerdictReward(Reward):
-    """1 (`correct_verdict`) for the verdict that agrees with the correctness of the answer in question, else 0.
+    """1 (`correct_verdict`) for the verdict that agrees with the correctness of the answer, else 0.
 
     Statuses: `correct_verdict`, `incorrect_verdict`, and `no_verdict` for anything but one of the two verdict
     words. `answers_correct[i]` belongs to problem i, whose completions are consecutive rows.
@@ -148,10 +148,11 @@ def self_verification_rollout(
 def verdict_probabilities(
     policy: Policy, questions: Sequence[str], answers: Sequence[str], verdicts: VerdictFormat
 ) -> Float[Tensor, " B"]:
-    """P("correct") / (P("correct") + P("incorrect")): the policy's confidence in each answer, without sampling.
+    """P("correct") / (P("correct") + P("incorrect")): the policy's confidence in each answer.
 
-    The probabilities are conditioned on the verdict prompt of each question and answer. Both words end with
-    the end-of-sequence token. For a policy that was not trained to give verdicts, the result has no meaning.
+    Nothing is sampled. The probabilities are conditioned on the verdict prompt of each question and answer.
+    Both words end with the end-of-sequence token. For a policy that was not trained to give verdicts, the
+    result has no meaning.
 
     Args:
         policy: the policy.

@@ -300,7 +300,7 @@ def test_the_paper_method_is_the_default_variant(policy):
 
 
 def test_the_committed_policy_gives_verdicts_and_is_no_good_judge_yet():
-    """It replies with one of the two words, and is surer of correct answers than of incorrect ones: .68 and .62."""
+    """It replies with one of the two words, and is surer of correct answers, .68, than of others, .62."""
     judge = load_policy("tiny-verdicts", device="cpu")
     problems = countdown_problems(128, seed=1, split="held_out", distinct=True)
     asked = [problem for problem in problems for _ in range(4)]

@@ -40,8 +40,8 @@ def draw_problems(
             misses += 1
             if misses > 20_000:
                 raise ValueError(
-                    f"count: asked for {count} {source} problems on the {split} side, but after {len(sampled)} "
-                    "there was nothing new in 20,000 draws"
+                    f"count: asked for {count} {source} problems on the {split} side, but after "
+                    f"{len(sampled)} there was nothing new in 20,000 draws"
                 )
             continue
         sampled.append((question, answer))
