@@ -295,7 +295,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command("doctor", _doctor, "check versions, device, data, grader, engine and browser")
 
-    option = command("figures", _figures, "draw figures/ anew; pictures need a Chromium")
+    option = command("figures", _figures, "redraw figures/ from data/; the PNG files need Chromium")
     option("--out", type=Path, default=Path("figures"), help="folder (%(default)s)")
     return parser
 

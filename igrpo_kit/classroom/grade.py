@@ -171,8 +171,9 @@ def _grade(submission: _Submission, exercise: Exercise, student: str, notebook: 
     return ExerciseGrade(student, notebook, exercise.name, most if result else 0, most, result.status, hint)
 
 
-def grade_notebook(path: Path, student: str, limits: Limits | None = None) -> list[ExerciseGrade]:
+def grade_notebook(path: str | Path, student: str, limits: Limits | None = None) -> list[ExerciseGrade]:
     """Every exercise of one submission, graded. What goes wrong in it is in the grades, never raised."""
+    path = Path(path)
     try:
         lesson = _lesson_of(path)
     except GradingError as error:
@@ -207,7 +208,7 @@ def grade_folder(submissions: str | Path, limits: Limits | None = None) -> list[
         return [grade for grades in tqdm(done, total=len(paths), unit="notebook") for grade in grades]
 
 
-def write_grades(path: Path, grades: Sequence[ExerciseGrade]) -> None:
+def write_grades(path: str | Path, grades: Sequence[ExerciseGrade]) -> None:
     """One CSV row per exercise of a submission."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

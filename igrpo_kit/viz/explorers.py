@@ -73,7 +73,7 @@ def _slider(kind: Any, name: str, value: float, low: float, high: float, step: f
 def expected_best(mean_p: float, spread: float, n: Real[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
     """E[1 - (1 - p)^n] over prompts, p from a Beta distribution with this mean.
 
-    `spread` in [0, 1): 0, all prompts alike; towards 1, hopeless or trivial (a + b = (1 - spread) / spread).
+    `spread` in [0, 1): 0, all prompts alike; toward 1, hopeless or trivial (a + b = (1 - spread) / spread).
     """
     if spread == 0 or mean_p in (0.0, 1.0):
         return 1 - (1 - mean_p) ** n  # n = 0 drafts included
