@@ -26,7 +26,10 @@ def _shipped(name: str) -> Path:
 
 
 def data_path(name: str = "") -> Path:
-    """Path of a file or folder in `data/`, such as `data_path("runs")`; IGRPO_DATA is searched first."""
+    """Path of a file or folder in `data/`, such as `data_path("runs")`; IGRPO_DATA is searched first.
+
+    A folder found in IGRPO_DATA takes the place of the shipped one where its contents are listed.
+    """
     override = os.environ.get("IGRPO_DATA")
     if override and (Path(override) / name).exists():
         return Path(override) / name

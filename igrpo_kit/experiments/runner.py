@@ -146,7 +146,8 @@ def run_one(
 def is_complete(experiment: Experiment, method: str, seed: int, folder: str | Path) -> bool:
     """Whether the record of this run holds its final evaluation.
 
-    A setting that did not exist when the run was recorded counts as its default.
+    A training setting that did not exist when the run was recorded counts as its default. What the first
+    records did not write down (problems, reward, sampling) is not compared.
 
     Args:
         experiment: the experiment.
@@ -166,9 +167,10 @@ def is_complete(experiment: Experiment, method: str, seed: int, folder: str | Pa
         ("objective", experiment.config(method, seed).objective),
         ("sampling", _sampling(experiment)),
     ):
-        found[key] = {**_defaults(settings), **found.get(key, {})}
+        if key in found:
+            found[key] = {**_defaults(settings), **found[key]}
     found = {"variant": IGRPO_STEPS.name, **_defaults(experiment.config(method, seed)), **found}
-    differing = sorted(key for key in wanted if found.get(key) != wanted[key])
+    differing = sorted(key for key in wanted.keys() & found.keys() if found[key] != wanted[key])
     if differing:
         raise ValueError(f"{run_folder}: holds a run with another {', '.join(differing)}; move it away")
     return True
