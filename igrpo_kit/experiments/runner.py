@@ -143,11 +143,14 @@ def run_one(
         evaluate_if_due(row["step"])
 
 
+_NOT_ALWAYS_RECORDED = ("full_reward", "problems", "reward", "sampling")
+
+
 def is_complete(experiment: Experiment, method: str, seed: int, folder: str | Path) -> bool:
     """Whether the record of this run holds its final evaluation.
 
-    A training setting that did not exist when the run was recorded counts as its default. What the first
-    records did not write down (problems, reward, sampling) is not compared.
+    A setting that did not exist when the run was recorded counts as its default. What the first records did
+    not write down (problems, reward, sampling) is not compared.
 
     Args:
         experiment: the experiment.
@@ -170,7 +173,8 @@ def is_complete(experiment: Experiment, method: str, seed: int, folder: str | Pa
         if key in found:
             found[key] = {**_defaults(settings), **found[key]}
     found = {"variant": IGRPO_STEPS.name, **_defaults(experiment.config(method, seed)), **found}
-    differing = sorted(key for key in wanted.keys() & found.keys() if found[key] != wanted[key])
+    compared = [key for key in wanted if key in found or key not in _NOT_ALWAYS_RECORDED]
+    differing = sorted(key for key in compared if found.get(key) != wanted[key])
     if differing:
         raise ValueError(f"{run_folder}: holds a run with another {', '.join(differing)}; move it away")
     return True
