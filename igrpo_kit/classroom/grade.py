@@ -172,7 +172,13 @@ def _grade(submission: _Submission, exercise: Exercise, student: str, notebook: 
 
 
 def grade_notebook(path: str | Path, student: str, limits: Limits | None = None) -> list[ExerciseGrade]:
-    """Every exercise of one submission, graded. What goes wrong in it is in the grades, never raised."""
+    """Every exercise of one submission, graded. What goes wrong in it is in the grades, never raised.
+
+    Args:
+        path: the student copy handed in; its metadata names the lesson.
+        student: the name to put in the grades.
+        limits: seconds, memory and output allowed; the defaults of `Limits` if not given.
+    """
     path = Path(path)
     try:
         lesson = _lesson_of(path)
@@ -196,7 +202,12 @@ def grade_notebook(path: str | Path, student: str, limits: Limits | None = None)
 def grade_folder(submissions: str | Path, limits: Limits | None = None) -> list[ExerciseGrade]:
     """Every notebook below `submissions`, a folder per student or one file each, graded side by side.
 
-    Raises ValueError where there is none.
+    Args:
+        submissions: the folder.
+        limits: as for `grade_notebook`, for each notebook.
+
+    Raises:
+        ValueError: there is no notebook.
     """
     submissions = Path(submissions)
     paths = sorted(p for p in submissions.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
