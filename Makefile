@@ -17,11 +17,11 @@ demo: $(VENV)/.demo  ## the main job: a table, and a figure to open offline
 
 test: $(VENV)/.all lint  ## what a CPU can test in minutes, and make lint
 	$(PY) -m pytest -rs
-	@echo "Left out: the wheel, installed and used without a checkout; make test-all runs it."
+	@echo "Left out: explorers in a browser, and the wheel installed without a checkout; make test-all runs them."
 	@echo "Left out: FSDP2, ZeRO-3 and LoRA on two CPU processes; make test-scale runs them."
 
-test-all: $(VENV)/.all  ## what make test leaves out of it: the wheel, installed and used without a checkout
-	$(PY) -m pytest -rs -m wheel
+test-all: $(VENV)/.all  ## the rest: explorers in a real browser, the wheel installed without a checkout
+	$(PY) -m pytest -rs -m "browser or wheel"
 
 test-vllm: $(VLLM)/.ready  ## the vLLM engine for real, on CPU (x86-64 Linux), with SmolLM2-135M
 	IGRPO_TEST_MODEL=$$($(VLLM)/bin/python -m igrpo_kit fetch smollm2 | tail -1) \
@@ -38,7 +38,7 @@ lessons: $(VENV)/.all  ## run all lessons in order on the CPU, minutes each; FAS
 	$(PY) -m tests.lessons $(if $(FAST),--fast)
 
 screenshots: $(VENV)/.all  ## screenshots of the explorers in a browser: figures/explorers/
-	IGRPO_SCREENSHOTS=$(CURDIR)/figures/explorers $(PY) -m pytest tests/browser
+	IGRPO_SCREENSHOTS=$(CURDIR)/figures/explorers $(PY) -m pytest -m browser
 
 lab: $(VENV)/.all  ## open the lessons in JupyterLab
 	$(PY) -m jupyterlab notebooks
