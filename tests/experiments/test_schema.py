@@ -106,7 +106,7 @@ WITHOUT = object()
         ({"seeds": 3}, r"Expected `array`, got `int` - at `\$\.seeds`"),
         ({"verdicts": "yes"}, r"Expected `bool`, got `str` - at `\$\.verdicts`"),
         ({"problems": "sudoku"}, "problems: one of countdown, countdown-max, addition, sums, got 'sudoku'"),
-        ({"reward": "vibes"}, "reward: one of accuracy, got 'vibes'"),
+        ({"reward": "vibes"}, r"reward: one of accuracy, accuracy\+format, got 'vibes'"),
         ({"metric": "score"}, "metric: one of reward, accuracy, .*, got 'score'"),
         ({"baseline": "GRPO-9"}, "baseline: one of GRPO-8, mine, got 'GRPO-9'"),
         ({"against": {"mine": "GRPO-9"}}, "against: no method 'GRPO-9'"),

@@ -140,9 +140,8 @@ def as_rollout(run):
     values = [share(completion) for completion in refinements]
     none = torch.zeros(ids.shape)
     samples = Samples(prompts[::4], ids, mask, none, none, texts, ["stop"] * len(texts))
-    stage = Stage(
-        samples, Scores(values, ["scored"] * len(values)), torch.tensor(values).view(-1, 4), 0.0, 0.0
-    )
+    scores, rewards = Scores(values, ["scored"] * len(values)), torch.tensor(values).view(-1, 4)
+    stage = Stage(samples, scores, rewards, 0.0, 0.0, full_reward=1.0)
     return Rollout([], None, None, stage)
 
 
