@@ -17,11 +17,11 @@ demo: $(VENV)/.demo  ## the main job: a table, and a figure to open offline
 
 test: $(VENV)/.all lint  ## what a CPU can test in minutes, and make lint
 	$(PY) -m pytest -rs
-	@echo "Left out: explorers in a browser, and the wheel installed without a checkout; make test-all runs them."
+	@echo "Left out: explorers in a browser, killed processes, and the installed wheel; make test-all runs them."
 	@echo "Left out: FSDP2, ZeRO-3 and LoRA on two CPU processes; make test-scale runs them."
 
-test-all: $(VENV)/.all  ## the rest: explorers in a real browser, the wheel installed without a checkout
-	$(PY) -m pytest -rs -m "browser or wheel"
+test-all: $(VENV)/.all  ## the rest: explorers in a real browser, killed processes, the wheel installed without a checkout
+	$(PY) -m pytest -rs -m "browser or faults or wheel"
 
 test-vllm: $(VLLM)/.ready  ## the vLLM engine for real, on CPU (x86-64 Linux), with SmolLM2-135M
 	IGRPO_TEST_MODEL=$$($(VLLM)/bin/python -m igrpo_kit fetch smollm2 | tail -1) \

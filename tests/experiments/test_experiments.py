@@ -270,6 +270,7 @@ def test_a_setting_that_did_not_exist_when_a_run_was_recorded_counts_as_its_defa
         is_complete(small, "GRPO-8", 0, tmp_path)
 
 
+@pytest.mark.faults
 def test_a_comparison_killed_with_its_children_keeps_whole_rows_and_a_failed_run_is_named(tmp_path):
     """`compare` as a process: killed with its children in the middle, then one run made to fail."""
     e = replace(load_experiment("demo"), seeds=(0,), held_out_problems=8, final_samples=8)

@@ -641,6 +641,7 @@ def test_a_worker_that_died_idle_is_replaced(scripted, tmp_path):
 HARD = [(f"x^2-{i}x+{i + 1}", f"(x-{i})(x+{i})-{i}x") for i in range(2, 60)]  # some ms each
 
 
+@pytest.mark.faults
 def test_workers_killed_in_the_middle_lose_nothing(grader):
     golds = [gold for gold, _ in HARD] * 2
     completions = boxed(*(answer for _, answer in HARD), *(f"{gold}+0" for gold, _ in HARD))
@@ -813,6 +814,7 @@ ENDS = {
 }
 
 
+@pytest.mark.faults
 def test_no_end_of_the_parent_leaves_an_orphan():
     """Worker pids are printed as they start; all must go, a busy one at its limit of CPU time."""
     parents = {}
