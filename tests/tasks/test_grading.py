@@ -513,8 +513,7 @@ def test_memory_stays_bounded():
         watcher.join()
         assert grader.grade(["x^2"], [r"\boxed{x\cdot x}"])[0].status == "correct"  # by another worker
         assert not worker.is_running()
-    # Memory runs out within seconds; seldom, a worker lingers at its limit until its time is up.
-    assert grade.reward == 0 and grade.status in {"error", "timeout"}
+    assert (grade.reward, grade.status) == (0, "error")
     assert 100 < peak / 2**20 < 256
 
 
