@@ -29,7 +29,7 @@ def load_experiment(name_or_path: str | Path) -> Experiment:
         raise ValueError(
             f"no preset {name!r}; there is {', '.join(preset_names())}, or a .yaml file of yours"
         )
-    if name.startswith("ablation-"):
+    if name.removeprefix("ablation-") in FACTORS:
         return ablation(name.removeprefix("ablation-"))
     return read_experiment(data_path(f"experiments/{name}.yaml"))
 

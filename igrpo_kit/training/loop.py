@@ -91,7 +91,7 @@ class _Run:
         self.sampler, self.reward, self.problems = sampler, as_reward(reward), problems
         self.config, self.variant, self.policy = config, variant, sampler.policy
         self.step = 0
-        self.tokens_sampled = self.tokens_trained = 0
+        self.tokens_sampled = self.tokens_trained = self.tokens_live = 0
         self.seconds = self.cpu_seconds = 0.0
         self.pending: Stage | None = None
         self.between_steps = True
@@ -153,12 +153,14 @@ class _Run:
         drafted = row.get("stage1/tokens", 0.0)
         self.tokens_sampled += int(row["tokens"] + drafted)
         self.tokens_trained += int(row["tokens"] + (drafted if config.train_drafts else 0))
+        self.tokens_live += int(row["live_tokens"])
         self.seconds += perf_counter() - start
         self.cpu_seconds += process_time() - cpu_start
         self.step, self.between_steps = step, True
         return row | {
             "tokens_sampled": self.tokens_sampled,
             "tokens_trained": self.tokens_trained,
+            "tokens_live": self.tokens_live,
             "seconds/step": perf_counter() - start,
             "seconds/total": self.seconds,
             "seconds/cpu_total": self.cpu_seconds,
@@ -182,7 +184,7 @@ class _Run:
         """Everything that the next step depends on."""
         return {
             "step": self.step,
-            "tokens": [self.tokens_sampled, self.tokens_trained],
+            "tokens": [self.tokens_sampled, self.tokens_trained, self.tokens_live],
             "seconds": [self.seconds, self.cpu_seconds],
             "identity": self.identity(),
             "model": self.policy.model.state_dict(),
@@ -216,7 +218,7 @@ class _Run:
         restore_random_states(state["random"])
         self.step = state["step"]
         self.seconds, self.cpu_seconds = state["seconds"]
-        self.tokens_sampled, self.tokens_trained = state["tokens"]
+        self.tokens_sampled, self.tokens_trained, self.tokens_live = state["tokens"]
         self.pending = None if state["pending"] is None else _stage_from_tree(state["pending"])
 
 

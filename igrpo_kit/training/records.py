@@ -13,6 +13,7 @@ import platform
 import subprocess
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,22 @@ def _transition_counts(row: Row) -> list[int] | None:
             f"step {row['step']}: {[round(x, 3) for x in exact]} refinements are no whole numbers"
         )
     return [round(x) for x in exact]
+
+
+def with_live_tokens(rows: list[Row], config: Row) -> list[Row]:
+    """Metric rows with `tokens_live`, the tokens with a nonzero advantage up to each step.
+
+    Until version 0.2 a row had only `update_tokens`: the tokens that were computed, in all optimizer steps of
+    that row. They are the tokens of the groups that were not dead, except with a KL penalty, which computes
+    dead groups too; `tokens_live` is then unknown, None.
+    """
+    if not rows or "tokens_live" in rows[0] or "update_tokens" not in rows[0]:
+        return rows
+    if (config.get("objective") or {}).get("beta", 0.0) > 0:
+        return [row | {"tokens_live": None} for row in rows]
+    passes = config.get("num_iterations", 1)
+    so_far = accumulate(round(row["update_tokens"] / passes) for row in rows)
+    return [row | {"tokens_live": count} for row, count in zip(rows, so_far, strict=True)]
 
 
 def _git_commit() -> str | None:
@@ -177,7 +194,8 @@ def read_config(folder: str | Path) -> Row:
 
 def read_run(folder: str | Path) -> tuple[Row, list[Row]]:
     """A run's config and metric rows. Raises FileNotFoundError with the name of the missing file."""
-    return read_config(folder), list(map(upgraded, read_rows(Path(folder) / RunLog.METRICS)))
+    config = read_config(folder)
+    return config, with_live_tokens(list(map(upgraded, read_rows(Path(folder) / RunLog.METRICS))), config)
 
 
 def pack_run(folder: str | Path, target: str | Path) -> None:

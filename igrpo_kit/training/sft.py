@@ -89,6 +89,7 @@ _COUNTDOWN = Task(
 )
 TASKS = {
     "countdown": _COUNTDOWN,
+    "countdown-after": replace(_COUNTDOWN, prompt_format=DRAFT_AFTER),
     "countdown-verdicts": replace(_COUNTDOWN, steps=1600, verdicts=True),
     "addition": Task(
         _not_held_out(lambda rng: puzzles.draw_addition(rng, 3)),

@@ -183,7 +183,7 @@ def update(
 
     Returns:
         Metrics. Loss and gradient norm are those of the last iteration; ratios and clip fraction are means
-        over all iterations.
+        over all iterations. `live_tokens` counts the tokens with a nonzero advantage, once each.
 
     Raises:
         NonFiniteError: loss or gradient is NaN or infinite; raised before that optimizer step.
@@ -208,6 +208,7 @@ def update(
     return {
         "loss": loss,
         "grad_norm": grad_norm,
+        "live_tokens": float(sum(map(_live_tokens, trained))),
         **_mean_stats(stats),
         "sampler_gap": gap,
         "seconds/update": perf_counter() - start,
@@ -241,6 +242,12 @@ def _accumulate_gradient(
     return total, stats
 
 
+def _live_tokens(trained: Trained) -> int:
+    """The tokens with a nonzero advantage: without a KL penalty, only they have a gradient."""
+    acting = trained.advantages.flatten().to(trained.samples.mask.device) != 0
+    return int(trained.samples.mask[acting].sum())
+
+
 def _sampler_gap(parts: Sequence[_Part]) -> float:
     """Mean absolute difference of the sampler's and our log-probs before any update, in nats per token."""
     gaps = [
@@ -266,7 +273,7 @@ def _batch_row(parts: Sequence[_Part]) -> Row:
 def _mean_stats(stats: Sequence[LossStats]) -> dict[str, float]:
     """Means over the tokens that entered the update; NaN if every group was dead."""
     tokens = sum(s.tokens for s in stats)
-    row = {"update_tokens": float(tokens), "ratio_max": max((s.ratio_max for s in stats), default=math.nan)}
+    row = {"ratio_max": max((s.ratio_max for s in stats), default=math.nan)}
     for name in ("clip_fraction", "ratio_mean", "kl"):
         row[name] = sum(getattr(s, name) * s.tokens for s in stats) / tokens if tokens else math.nan
     return row
