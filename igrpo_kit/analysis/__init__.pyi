@@ -3,6 +3,7 @@ from . import compare as compare
 from . import cost as cost
 from . import paper as paper
 from .compare import COLUMNS as COLUMNS
+from .compare import Difference as Difference
 from .compare import Record as Record
 from .compare import Summary as Summary
 from .compare import load_record as load_record
@@ -35,4 +36,5 @@ from .stats import paired_difference as paired_difference
 from .stats import pass_at_1_over_runs as pass_at_1_over_runs
 from .stats import pass_at_k_curve as pass_at_k_curve
 from .stats import student_interval as student_interval
+from .stats import welch_interval as welch_interval
 from .stats import wilson_interval as wilson_interval

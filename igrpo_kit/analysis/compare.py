@@ -1,9 +1,15 @@
 """Summarize the records of an experiment in one table: each number with its seeds, interval and budget.
 
 Methods are compared at three equal budgets. *Rollouts*: at the end of the run, when all methods have sampled
-P * (N + G) completions per step (GRPO-4: half of that). *Gradient tokens*: when each method has trained on as
-many tokens as the method with the fewest in total. *Seconds*: when each method has used as much processor
-time as the fastest in total, not counting evaluations. Accuracy is interpolated linearly between evaluations.
+P * (N + G) completions per step (GRPO-4: half of that). *Live tokens*: when each method has trained on as
+many tokens with a nonzero advantage as the method with the fewest in total. Only these have a gradient; a
+second column counts all tokens of the trained groups, dead ones included, as loggers usually do. *Seconds*:
+when each method has used as much processor time as the fastest in total, not counting evaluations. Accuracy
+is interpolated linearly between evaluations.
+
+Two methods are called different if both the interval paired by seed and Welch's exclude 0, and equivalent if
+two one-sided tests at 5% put their difference within `MARGIN`, again by both. A difference that is neither is
+called neither.
 """
 
 import warnings
@@ -19,13 +25,16 @@ from igrpo_kit.analysis.stats.intervals import (
     bootstrap_interval,
     paired_difference,
     student_interval,
+    welch_interval,
 )
 from igrpo_kit.core.passk import pass_at_k
 from igrpo_kit.core.rows import OnError, Row, SkippedLinesWarning, read_checked_rows
-from igrpo_kit.training.records import RunLog, upgraded
+from igrpo_kit.training.records import RunLog, read_config, upgraded, with_live_tokens
 
 WINDOW = 20
 """number of steps averaged for the start and the end of a training metric"""
+MARGIN = 0.02
+"""margin of equivalence of accuracies and rewards, fixed before the runs it judges (docs/predictions.md)"""
 
 
 @dataclass(frozen=True)
@@ -158,9 +167,11 @@ def load_record(folder: str | Path, method: str, seed: int, *, on_error: OnError
         ValueError: a row is truncated, not JSON, out of order or incomplete (the message has file and line).
     """
     folder = Path(folder)
-    metrics = read_checked_rows(folder / RunLog.METRICS, _metric_check(), on_error=on_error)
+    metrics = list(read_checked_rows(folder / RunLog.METRICS, _metric_check(), on_error=on_error))
+    if (folder / "config.json").exists():
+        metrics = with_live_tokens(metrics, read_config(folder))
     evaluations = read_checked_rows(folder / RunLog.EVALUATIONS, _check_evaluation, on_error=on_error)
-    return Record(method, seed, list(metrics), list(evaluations))
+    return Record(method, seed, metrics, list(evaluations))
 
 
 def reward_curve(record: Record, base: Row, clock: str) -> tuple[list[float], list[float]]:
@@ -185,6 +196,27 @@ def reward_at(record: Record, base: Row, clock: str, value: float) -> float:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """How far two methods are apart, over seeds."""
+
+    paired: Interval
+    """of runs with the same seed (Student)"""
+    welch: Interval
+    """of independent samples; the estimate is the same if both methods have the same seeds"""
+    equivalent_within: float
+    """the smallest margin at which two one-sided tests at 5% show equivalence, both paired and by Welch"""
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 if both intervals lie on that side of 0, otherwise 0."""
+        both = (self.paired, self.welch)
+        return all(i.low > 0 for i in both) - all(i.high < 0 for i in both)
+
+    def __str__(self) -> str:
+        return signed(self.paired)
+
+
+@dataclass(frozen=True)
 class Summary:
     """One method of an experiment; each number has a Student interval over its seeds."""
 
@@ -192,8 +224,8 @@ class Summary:
     seeds: int
     numbers: dict[str, Interval]
     """by column; see `COLUMNS`"""
-    differences: dict[str, Interval]
-    """the same columns minus those of the baseline with the same seed"""
+    differences: dict[str, Difference]
+    """the same columns minus those of the method it is compared with; empty for the baseline"""
     against: str | None = None
     """the method used for the differences, if it is not the baseline"""
 
@@ -204,10 +236,14 @@ class Budgets:
 
     base: Row
     """the untrained policy's evaluation from q"""
-    tokens: float
-    """trained tokens of the method with the fewest"""
+    tokens: Mapping[str, float]
+    """metric that counts tokens -> the count of the method with the fewest"""
     seconds: float
     """processor seconds of the fastest method"""
+
+
+_Values = Mapping[str, Mapping[int, float]]
+"""column -> seed -> number"""
 
 
 class Column(NamedTuple):
@@ -230,8 +266,9 @@ COLUMNS: dict[str, Column] = {
     "greedy": Column("greedy", lambda r, _: accuracy(r.final("q", greedy=True))),
     "pass_at_8": _of_final("pass@8", lambda row: pass_at(row, 8)),
     "pass_at_32": _of_final("pass@32", lambda row: pass_at(row, 32)),
-    "at_equal_tokens": Column(
-        "at equal gradient tokens", lambda r, b: reward_at(r, b.base, "tokens_trained", b.tokens)
+    "at_equal_live_tokens": Column("at equal live tokens", lambda r, b: _at_tokens(r, b, "tokens_live")),
+    "at_equal_trained_tokens": Column(
+        "at equal tokens, dead groups included", lambda r, b: _at_tokens(r, b, "tokens_trained")
     ),
     "at_equal_seconds": Column(
         "at equal seconds", lambda r, b: reward_at(r, b.base, "seconds/cpu_total", b.seconds)
@@ -250,11 +287,24 @@ COLUMNS: dict[str, Column] = {
     "dead_groups_end": Column("dead groups, end", lambda r, _: r.at_end("dead_groups")),
     "copy_rate_start": Column("copy rate, start", lambda r, _: r.at_start("copy_rate")),
     "copy_rate_end": Column("copy rate, end", lambda r, _: r.at_end("copy_rate")),
-    "tokens_trained": Column("gradient tokens", lambda r, _: r.metrics[-1]["tokens_trained"]),
+    "tokens_live": Column("live tokens", lambda r, _: _last(r, "tokens_live")),
+    "tokens_trained": Column("tokens, dead groups included", lambda r, _: r.metrics[-1]["tokens_trained"]),
     "tokens_sampled": Column("sampled tokens", lambda r, _: r.metrics[-1]["tokens_sampled"]),
     "cpu_seconds": Column("processor seconds", lambda r, _: r.metrics[-1]["seconds/cpu_total"]),
 }
 """All columns by key."""
+
+
+def _last(record: Record, clock: str) -> float:
+    """The last value of a counter; NaN if the record lacks it."""
+    value = record.metrics[-1].get(clock)
+    return float("nan") if value is None else float(value)
+
+
+def _at_tokens(record: Record, budgets: Budgets, clock: str) -> float:
+    """NaN if a record lacks this count."""
+    budget = budgets.tokens[clock]
+    return float("nan") if np.isnan(budget) else reward_at(record, budgets.base, clock, budget)
 
 
 def _accuracy_if_any(record: Record, protocol: str) -> float:
@@ -290,38 +340,54 @@ def summarize(
     for name in (baseline, *to.values()):
         if name not in by_method:
             raise ValueError(f"baseline: {name!r} is not among the records: {methods}")
-    tokens, seconds = (
-        min(float(np.mean([r.metrics[-1][clock] for r in runs.values()])) for runs in by_method.values())
-        for clock in ("tokens_trained", "seconds/cpu_total")
-    )
-    values = {m: _values(runs, Budgets(base, tokens, seconds)) for m, runs in by_method.items()}
-    return [
-        Summary(
-            method=method,
-            seeds=len(by_method[method]),
-            numbers={key: student_interval(list(v.values())) for key, v in own.items()},
-            differences={} if method == baseline else _differences(own, values[to[method]]),
-            against=(against or {}).get(method),
+    clocks = ("tokens_live", "tokens_trained", "seconds/cpu_total")
+    least = {
+        clock: float(
+            np.min([np.mean([_last(r, clock) for r in runs.values()]) for runs in by_method.values()])
         )
+        for clock in clocks
+    }
+    budgets = Budgets(base, least, least["seconds/cpu_total"])
+    values = {m: _values(runs, budgets) for m, runs in by_method.items()}
+    return [
+        _summary(method, own, {} if method == baseline else values[to[method]], (against or {}).get(method))
         for method, own in values.items()
     ]
 
 
-def _values(runs: Mapping[int, Record], budgets: Budgets) -> dict[str, dict[int, float]]:
+def _summary(method: str, own: _Values, other: _Values, against: str | None) -> Summary:
+    return Summary(
+        method=method,
+        seeds=len(next(iter(own.values()))),
+        numbers={key: student_interval(list(v.values())) for key, v in own.items()},
+        differences={key: difference(v, other[key]) for key, v in own.items() if key in other},
+        against=against,
+    )
+
+
+def difference(own: Mapping[int, float], other: Mapping[int, float]) -> Difference:
+    """The difference of two methods in one number.
+
+    Args:
+        own: seed -> number.
+        other: the same of the method to compare with.
+
+    Raises:
+        ValueError: fewer than 2 seeds, or fewer than 2 in common.
+    """
+    pairs = [x - other[seed] for seed, x in own.items() if seed in other]
+    first, second = list(own.values()), list(other.values())
+    at_95, at_90 = (
+        (student_interval(pairs, confidence=c), welch_interval(first, second, confidence=c))
+        for c in (0.95, 0.9)
+    )
+    return Difference(*at_95, equivalent_within=max(abs(end) for i in at_90 for end in (i.low, i.high)))
+
+
+def _values(runs: Mapping[int, Record], budgets: Budgets) -> _Values:
     """Column -> seed -> number, without columns that are undefined for a run."""
     found = {key: {seed: c.number(run, budgets) for seed, run in runs.items()} for key, c in COLUMNS.items()}
     return {key: numbers for key, numbers in found.items() if not np.isnan(list(numbers.values())).any()}
-
-
-def _differences(
-    own: Mapping[str, dict[int, float]], other: Mapping[str, dict[int, float]]
-) -> dict[str, Interval]:
-    """Differences paired by seed, for the columns that both methods have."""
-    return {
-        key: student_interval([x - other[key][seed] for seed, x in numbers.items() if seed in other[key]])
-        for key, numbers in own.items()
-        if key in other
-    }
 
 
 def signed(d: Interval) -> str:
@@ -329,25 +395,35 @@ def signed(d: Interval) -> str:
     return f"{d.estimate:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
 
 
-def verdicts(summary: Summary, baseline: str, columns: Sequence[str]) -> list[str]:
-    """One sentence per column: whether the interval of the difference to the baseline excludes 0.
+def verdicts(summary: Summary, baseline: str, columns: Sequence[str], *, margin: float = MARGIN) -> list[str]:
+    """One sentence per column: different, equivalent within the margin, both, or neither.
 
     Args:
         summary: the method.
         baseline: name of the method it is compared with.
         columns: keys of `COLUMNS`; those without a difference are skipped.
+        margin: of equivalence, in the unit of the column.
     """
     sentences = []
     for key in columns:
-        if key not in summary.differences:
-            continue
-        d = summary.differences[key]
-        word = "higher than" if d.low > 0 else "lower than" if d.high < 0 else "not distinguishable from"
-        sentences.append(
-            f"{summary.method}: {COLUMNS[key].label} is {word} that of {baseline} "
-            f"({signed(d)}, {summary.seeds} seeds)."
-        )
+        if key in summary.differences:
+            d = summary.differences[key]
+            welch = f"[{d.welch.low:+.3f}, {d.welch.high:+.3f}]"
+            sentences.append(
+                f"{summary.method}: {COLUMNS[key].label} is {_relation(d, margin)} that of {baseline} "
+                f"({signed(d.paired)} paired, {welch} Welch, {summary.seeds} seeds)."
+            )
     return sentences
+
+
+def _relation(d: Difference, margin: float) -> str:
+    equivalent = d.equivalent_within < margin
+    if d.sign:
+        by = f", by less than {margin:g}," if equivalent else ""
+        return f"{'higher' if d.sign > 0 else 'lower'}{by} than"
+    if equivalent:
+        return f"equivalent, within {margin:g}, to"
+    return f"neither distinguishable from nor equivalent, within {margin:g}, to"
 
 
 def markdown_table(lines: Sequence[Sequence[str]]) -> str:
@@ -379,7 +455,7 @@ def table(summaries: Sequence[Summary], base: Row, columns: Sequence[str]) -> st
         lines.append([s.method, str(s.seeds), *(cells.get(key, "") for key in columns)])
     for s in summaries:
         if s.differences:
-            cells = {key: signed(difference) for key, difference in s.differences.items()}
+            cells = {key: str(d) for key, d in s.differences.items()}
             to = "" if s.against is None else f" to {s.against}"
             lines.append([f"difference: {s.method}{to}", "", *(cells.get(key, "") for key in columns)])
     return markdown_table(lines)

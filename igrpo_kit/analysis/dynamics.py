@@ -84,7 +84,8 @@ def training_curve(
     Args:
         record: the run.
         name: the metric.
-        clock: "step", "tokens_sampled", "tokens_trained", "seconds/cpu_total", or "held_out_reward".
+        clock: "step", "tokens_sampled", "tokens_trained", "tokens_live", "seconds/cpu_total", or
+            "held_out_reward".
         base: the untrained policy's evaluation from q, required by "held_out_reward".
         on_q: take the metric from the completions of q, that is iGRPO's drafts or GRPO's group. Only these
             are directly comparable, because iGRPO's trained group is conditioned on a draft.

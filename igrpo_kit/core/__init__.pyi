@@ -1,6 +1,6 @@
 # All public names of this package. Type checkers read this list; each module is imported on first use.
+from .advantages import advantages_of_scored as advantages_of_scored
 from .advantages import dead_groups as dead_groups
-from .advantages import fill_unscored as fill_unscored
 from .advantages import group_advantages as group_advantages
 from .advantages import leave_one_out_advantages as leave_one_out_advantages
 from .data import data_path as data_path

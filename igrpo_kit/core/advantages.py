@@ -8,29 +8,36 @@ A group is axis G of a [P, G] tensor; there are no group ids. All functions comp
 so that cancellation does not produce large advantages in groups whose rewards are nearly equal.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-def _check_rewards(rewards: Tensor) -> None:
+def _check_size(rewards: Tensor) -> None:
     if rewards.shape[1] < 2:
         raise ValueError(f"rewards: a group needs at least 2 completions, got G = {rewards.shape[1]}")
-    bad = (~rewards.isfinite()).any(dim=1).nonzero().flatten().tolist()
-    if bad:
-        raise ValueError(f"rewards: NaN or infinite in group(s) {bad}")
+
+
+def _refuse(bad: Tensor, what: str) -> None:
+    groups = bad.any(dim=1).nonzero().flatten().tolist()
+    if groups:
+        raise ValueError(f"rewards: {what} in group(s) {groups}")
 
 
 def dead_groups(rewards: Float[Tensor, "P G"]) -> Bool[Tensor, " P"]:
     """True for groups whose rewards are all equal: their std is 0 and they contribute no policy gradient.
 
-    The comparison is exact: eight rewards of 0.7 have a float32 std of 6e-8, not 0.
+    The comparison is exact: eight rewards of 0.7 have a float32 std of 6e-8, not 0. A completion that could
+    not be scored has the reward NaN and does not count.
 
     Raises:
-        ValueError: G < 2, or a reward is NaN or infinite (the message lists the groups).
+        ValueError: G < 2, or a reward is infinite (the message lists the groups).
     """
-    _check_rewards(rewards)
-    return rewards.amax(dim=1) == rewards.amin(dim=1)
+    _check_size(rewards)
+    _refuse(rewards.isinf(), "infinite")
+    return rewards.nan_to_num(nan=-torch.inf).amax(dim=1) <= rewards.nan_to_num(nan=torch.inf).amin(dim=1)
 
 
 def group_advantages(rewards: Float[Tensor, "P G"], *, scale_by_std: bool = True) -> Float[Tensor, "P G"]:
@@ -48,9 +55,11 @@ def group_advantages(rewards: Float[Tensor, "P G"], *, scale_by_std: bool = True
         The advantages, in the dtype of `rewards`.
 
     Raises:
-        ValueError: G < 2, or a reward is NaN or infinite (the message lists the groups).
+        ValueError: G < 2, or a reward is NaN or infinite (the message lists the groups); for NaN as "not
+            scored" see `advantages_of_scored`.
     """
     dead = dead_groups(rewards)
+    _refuse(rewards.isnan(), "NaN")
     exact = rewards.double()
     centered = exact - exact.mean(dim=1, keepdim=True)
     if scale_by_std:
@@ -71,16 +80,27 @@ def leave_one_out_advantages(rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P 
     return group_advantages(rewards, scale_by_std=False) * (G / (G - 1))
 
 
-def fill_unscored(rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
-    """Replace NaN, the reward of a completion that could not be scored, with its group's mean without NaN.
+def advantages_of_scored(
+    rewards: Float[Tensor, "P G"], advantages: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "P G"]:
+    """Advantages among the scored completions of each group; 0 for those not scored, whose reward is NaN.
 
-    The completion then has advantage 0: a failure of the judge neither rewards nor penalizes it. A group
-    without any scored completion becomes all 0, which is a dead group.
+    A failure of the judge then neither rewards nor penalizes a completion, and does not change the advantages
+    of the others. (If it got the group's mean instead, it would shrink the std, and the others' advantages
+    would grow.) A group with fewer than 2 scored completions is dead. TRL does the same.
+
+    Args:
+        rewards: one row per group.
+        advantages: rewards [P, G] -> advantages [P, G], such as `group_advantages`.
+
+    Raises:
+        ValueError: as `advantages`.
     """
     scored = ~rewards.isnan()
-    mean = rewards.double().nansum(dim=1, keepdim=True) / scored.sum(dim=1, keepdim=True).clamp(min=1)
-    # If all scored rewards are equal, the mean must equal them despite rounding: the group is dead.
-    low = rewards.nan_to_num(nan=torch.inf).amin(dim=1, keepdim=True)
-    high = rewards.nan_to_num(nan=-torch.inf).amax(dim=1, keepdim=True)
-    mean = torch.where(scored.any(dim=1, keepdim=True), mean.to(rewards.dtype).clamp(low, high), 0.0)
-    return torch.where(scored, rewards, mean)
+    if scored.all():
+        return advantages(rewards)
+    result = torch.zeros_like(rewards)
+    for i, known in enumerate(scored):
+        if known.sum() >= 2:
+            result[i, known] = advantages(rewards[i, known][None])[0]
+    return result

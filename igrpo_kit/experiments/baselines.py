@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from igrpo_kit.core.advantages import fill_unscored
+from igrpo_kit.core.advantages import advantages_of_scored
 from igrpo_kit.core.losses import GRPO, Mask, Objective, PerRow, PerToken
 from igrpo_kit.core.prompts import Messages, VerdictFormat
 from igrpo_kit.core.rows import Row
@@ -298,8 +298,8 @@ def _one_group(rollout: Rollout, objective: Objective, train_drafts: bool) -> tu
     if rollout.drafts is None or not train_drafts:
         raise ValueError("train_drafts: Critique-GRPO trains its first answers too, set it to True")
     N = rollout.drafts.rewards.shape[1]
-    together = fill_unscored(torch.cat([rollout.drafts.rewards, rollout.refinements.rewards], dim=1))
-    advantages = objective.advantages(together)
+    together = torch.cat([rollout.drafts.rewards, rollout.refinements.rewards], dim=1)
+    advantages = advantages_of_scored(together, objective.advantages)
     return rollout.drafts, advantages[:, :N], advantages[:, N:]
 
 

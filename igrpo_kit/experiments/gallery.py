@@ -122,7 +122,7 @@ def differences(presets: Sequence[str], *, title: str) -> go.Figure:
         experiment, records, base = committed(preset)
         summaries = experiment.summarize(records, base)
         groups[preset.removesuffix("-cpu").removeprefix("ablation-")] = {
-            s.method: s.differences[experiment.metric] for s in summaries if s.differences
+            s.method: s.differences[experiment.metric].paired for s in summaries if s.differences
         }
     return plot_forest(
         groups,

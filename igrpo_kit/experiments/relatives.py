@@ -20,7 +20,7 @@ class HalvedGRPO(GRPO):
 
 @dataclass(frozen=True)
 class LiveGroupsGRPO(GRPO):
-    """GRPO with the mean over the live groups of a step: the share of dead ones does not shrink the gradient."""
+    """GRPO with the mean over the live groups of a step, so that dead groups do not shrink the gradient."""
 
     def advantages(self, rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
         """GRPO's times P / (number of live groups), so that a mean over P becomes one over live groups."""

@@ -20,7 +20,6 @@ from igrpo_kit.analysis.compare import (
     load_records,
     markdown_table,
     one_run_table,
-    signed,
     summarize,
     table,
     verdicts,
@@ -33,7 +32,8 @@ from igrpo_kit.experiments.presets import committed
 REPORTED = (
     "greedy",
     "pass_at_8",
-    "at_equal_tokens",
+    "at_equal_live_tokens",
+    "at_equal_trained_tokens",
     "at_equal_seconds",
     "own_draft",
     "vote",
@@ -45,7 +45,7 @@ REPORTED = (
     "cpu_seconds",
 )
 """the columns of a comparison's table after its metric"""
-_SHORT = ("greedy", "at_equal_tokens", "at_equal_seconds", "own_draft")
+_SHORT = ("greedy", "at_equal_live_tokens", "at_equal_trained_tokens", "at_equal_seconds", "own_draft")
 _BOTH = "iGRPO 4+4, both stages trained (ours)"
 
 
@@ -105,7 +105,7 @@ def _summary() -> str:
         by_method = {s.method: s for s in experiment.summarize(records, base)}
         start = COLUMNS[key].of_evaluation
         assert start is not None
-        differences = [signed(by_method[method].differences[key]) for method in ("iGRPO 4+4", _BOTH)]
+        differences = [str(by_method[method].differences[key]) for method in ("iGRPO 4+4", _BOTH)]
         measured = [f"{start(base):.3f}", str(by_method["GRPO-8"].numbers[key])]
         rows.append(
             [experiment.title.split(":")[0], key, str(len(experiment.seeds)), *measured, *differences]

@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
-from igrpo_kit.core.advantages import dead_groups, fill_unscored, group_advantages
+from igrpo_kit.core.advantages import advantages_of_scored, dead_groups, group_advantages
 from igrpo_kit.core.prompts import PAPER_FORMAT, PromptFormat
 from igrpo_kit.core.selection import NO_DRAFT, SELECTORS, select_drafts
 from igrpo_kit.policies.samplers.vllm import policy_weights
@@ -338,10 +339,11 @@ class IGRPOTrainer(GRPOTrainer):
         start = self.accelerator.process_index * len(advantages)
         local = slice(start, start + len(advantages))
         G = self.num_generations
-        grouped = fill_unscored(self._totals(self._rewards).view(-1, G))
+        grouped = self._totals(self._rewards).view(-1, G)
         if self.multi_objective_aggregation == "sum_then_normalize" and self.scale_rewards != "batch":
             dead = dead_groups(grouped)
-            exact = group_advantages(grouped, scale_by_std=self.scale_rewards == "group").flatten()
+            normalize = partial(group_advantages, scale_by_std=self.scale_rewards == "group")
+            exact = advantages_of_scored(grouped, normalize).flatten()
         else:  # normalized over the batch by TRL
             dead = self._all_dead(grouped)
             exact = gather(advantages).masked_fill(dead.repeat_interleave(G), 0.0)
@@ -354,7 +356,7 @@ class IGRPOTrainer(GRPOTrainer):
         if self.multi_objective_aggregation == "sum_then_normalize":
             return dead_groups(totals)
         parts = self._rewards.view(-1, totals.shape[1], self._rewards.shape[1]).unbind(dim=2)
-        return torch.stack([dead_groups(fill_unscored(part)) for part in parts]).all(dim=0)
+        return torch.stack([dead_groups(part) for part in parts]).all(dim=0)
 
     # Metrics.
 
@@ -368,7 +370,7 @@ class IGRPOTrainer(GRPOTrainer):
         for name, values in zip(self.reward_func_names, rewards.unbind(dim=1), strict=True):
             self._log(f"stage1/rewards/{name}/mean", values.nanmean())
         if totals.shape[1] > 1:
-            self._log("stage1/dead_groups", dead_groups(fill_unscored(totals)).float().mean())
+            self._log("stage1/dead_groups", dead_groups(totals).float().mean())
 
     def _log_copies(self, drafts: Sequence[str | None]) -> None:
         """Log the fraction of refinements that equal their draft exactly."""

@@ -10,7 +10,7 @@ Propositions and equations: https://arxiv.org/abs/2602.09000.
 import torch
 from torch import Tensor
 
-from igrpo_kit.core.advantages import dead_groups, fill_unscored
+from igrpo_kit.core.advantages import dead_groups
 from igrpo_kit.core.passk import pass_at_k
 from igrpo_kit.core.tokens import masked_mean
 from igrpo_kit.tasks.rewards import status_counts
@@ -22,7 +22,7 @@ def _mean(x: Tensor) -> float:
 
 
 def _stage_metrics(stage: Stage) -> dict[str, float]:
-    samples, rewards = stage.samples, fill_unscored(stage.rewards)
+    samples, rewards = stage.samples, stage.rewards
     sampled = torch.tensor([reason != NOT_SAMPLED for reason in samples.finish_reasons])
     lengths = samples.mask.sum(dim=1)[sampled].float()
     alike = dead_groups(rewards) if rewards.shape[1] > 1 else torch.ones(len(rewards), dtype=torch.bool)

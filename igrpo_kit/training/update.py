@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from igrpo_kit.core.advantages import fill_unscored
+from igrpo_kit.core.advantages import advantages_of_scored
 from igrpo_kit.core.losses import LossStats, Objective
 from igrpo_kit.core.rows import Row
 from igrpo_kit.policies.log_probs import completion_log_probs
@@ -54,7 +54,7 @@ class Trained:
 def trained_stages(rollout: Rollout, objective: Objective, *, train_drafts: bool = False) -> list[Trained]:
     """iGRPO's trained completions: the refinements, conditioned on the prompt they were sampled from.
 
-    A completion that could not be scored gets the mean reward of its group, hence advantage 0.
+    A completion that could not be scored has advantage 0 (see `advantages_of_scored`).
 
     Args:
         rollout: both stages of one step.
@@ -65,7 +65,9 @@ def trained_stages(rollout: Rollout, objective: Objective, *, train_drafts: bool
     if train_drafts:
         assert rollout.drafts is not None
         stages.append(rollout.drafts)
-    return [Trained(s.samples, objective.advantages(fill_unscored(s.rewards)), objective) for s in stages]
+    return [
+        Trained(s.samples, advantages_of_scored(s.rewards, objective.advantages), objective) for s in stages
+    ]
 
 
 @dataclasses.dataclass

@@ -236,7 +236,7 @@ def gradient_factor(ratio: float, advantage: float, clip: float) -> float:
 _CLOCKS = {
     "steps": "step",
     "sampled tokens": "tokens_sampled",
-    "trained tokens": "tokens_trained",
+    "live tokens": "tokens_live",
     "accuracy": "held_out_reward",
 }
 _PANELS = {

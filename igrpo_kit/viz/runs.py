@@ -38,7 +38,7 @@ def pass_curve(evaluation: Row) -> Curve:
 
 def plot_comparison(records: Sequence[Record], base: Row, *, title: str) -> go.Figure:
     """Six panels of one experiment's records: reward at three budgets, entropy, dead groups, pass@k."""
-    budgets = {"steps": "step", "gradient tokens": "tokens_trained", "processor seconds": "seconds/cpu_total"}
+    budgets = {"steps": "step", "live tokens": "tokens_live", "processor seconds": "seconds/cpu_total"}
     panels = [
         *(
             Panel("held-out reward", label, partial(held_out_curve, base=base, clock=clock))
@@ -82,13 +82,11 @@ def _best_draft(record: Record) -> Curve:
 
 def plot_entropy(records: Sequence[Record], base: Row, *, title: str) -> go.Figure:
     """Like Fig. 3 (top left: entropy of the trained group, which for iGRPO is given q'), and entropy on q at
-    equal steps, equal gradient tokens and equal held-out reward."""
+    equal steps, equal live tokens (of a nonzero advantage) and equal held-out reward."""
     panels = [
         Panel("of the trained group, nats", STEPS, lambda r: metric_curve(r, "entropy")),
         Panel("on q, nats", "steps", lambda r: held_out_curve(r, base, "entropy")),
-        Panel(
-            "on q, nats", "gradient tokens", lambda r: held_out_curve(r, base, "entropy", "tokens_trained")
-        ),
+        Panel("on q, nats", "live tokens", lambda r: held_out_curve(r, base, "entropy", "tokens_live")),
         Panel("on q, nats", "held-out reward", lambda r: entropy_against_reward(r, base), "paths"),
     ]
     figure = plot_panels(records, panels, title=title, says=1)

@@ -7,7 +7,9 @@ import pytest
 
 from igrpo_kit.analysis.compare import (
     COLUMNS,
+    Difference,
     Record,
+    Summary,
     accuracy,
     load_record,
     load_records,
@@ -19,6 +21,7 @@ from igrpo_kit.analysis.compare import (
     table,
     verdicts,
 )
+from igrpo_kit.analysis.stats.intervals import Interval
 from igrpo_kit.core.rows import SkippedLinesWarning, read_rows, write_rows
 
 COUNTDOWN = Path(__file__).parents[2] / "data" / "runs" / "countdown-cpu"
@@ -46,6 +49,7 @@ def record(method, seed, final, *, tokens, seconds):
         {
             "step": s,
             "tokens_trained": tokens * s,
+            "tokens_live": 8 * s,
             "tokens_sampled": 10 * s,
             "seconds/cpu_total": seconds * s,
             "dead_groups": 0.25 * s,
@@ -107,12 +111,18 @@ def test_a_summary_by_hand(summaries):
     # half width t(1, .975) * s / sqrt(2) = 12.7062 * .0883883 / 1.414214 = .794137
     assert grpo.numbers["accuracy"].high == pytest.approx(0.6875 + 0.794137, abs=1e-5)
     # paired by seed the difference is -3/8 both times
-    d = igrpo.differences["accuracy"]
+    d = igrpo.differences["accuracy"].paired
     assert (d.low, d.estimate, d.high) == pytest.approx((-0.375, -0.375, -0.375))
+    # Welch: both have s^2 / n = .0883883^2 / 2 = .00390625, so 2 degrees of freedom, t = 4.302653
+    welch = igrpo.differences["accuracy"].welch
+    assert welch.high == pytest.approx(-0.375 + 4.302653 * 0.0078125**0.5, abs=1e-6)
+    # at 90% t = 2.919986: the far end of the wider interval is -.375 - 2.919986 * .0883883
+    assert igrpo.differences["accuracy"].equivalent_within == pytest.approx(0.633093, abs=1e-5)
     assert igrpo.numbers["own_draft_gain"].estimate == pytest.approx(0.25)
     assert igrpo.numbers["best_of_4"].estimate == pytest.approx(0.75)
-    # at iGRPO's 100 gradient tokens GRPO has made one step, to 1/4
-    assert grpo.numbers["at_equal_tokens"].estimate == pytest.approx(0.25)
+    # at iGRPO's 100 tokens, dead groups included, GRPO has made one step, to 1/4; live tokens are equal
+    assert grpo.numbers["at_equal_trained_tokens"].estimate == pytest.approx(0.25)
+    assert grpo.numbers["at_equal_live_tokens"].estimate == pytest.approx(0.6875)
     assert grpo.numbers["at_equal_seconds"].estimate == pytest.approx(0.25)
     assert grpo.differences == {}
     assert "copy_rate_end" not in igrpo.numbers
@@ -124,7 +134,8 @@ LABELS = {
     "greedy": "greedy",
     "pass_at_8": "pass@8",
     "pass_at_32": "pass@32",
-    "at_equal_tokens": "at equal gradient tokens",
+    "at_equal_live_tokens": "at equal live tokens",
+    "at_equal_trained_tokens": "at equal tokens, dead groups included",
     "at_equal_seconds": "at equal seconds",
     "own_draft": "own draft, refined",
     "own_draft_gain": "gain over own draft",
@@ -138,7 +149,8 @@ LABELS = {
     "dead_groups_end": "dead groups, end",
     "copy_rate_start": "copy rate, start",
     "copy_rate_end": "copy rate, end",
-    "tokens_trained": "gradient tokens",
+    "tokens_live": "live tokens",
+    "tokens_trained": "tokens, dead groups included",
     "tokens_sampled": "sampled tokens",
     "cpu_seconds": "processor seconds",
 }
@@ -156,8 +168,8 @@ def test_a_table_shows_labels_and_takes_no_label_for_a_key(summaries):
     assert head == "| " + " | ".join(["method", "seeds", *LABELS.values()]) + " |"
     with pytest.raises(KeyError, match="pass@8"):
         table(summaries, BASE, ["pass@8"])
-    (sentence,) = verdicts(summaries[1], "GRPO", ["at_equal_tokens"])
-    assert sentence.startswith("iGRPO: at equal gradient tokens is ")
+    (sentence,) = verdicts(summaries[1], "GRPO", ["at_equal_live_tokens"])
+    assert sentence.startswith("iGRPO: at equal live tokens is ")
 
 
 def test_a_column_that_a_run_does_not_have_is_left_out(summaries):
@@ -170,11 +182,40 @@ def test_a_column_that_a_run_does_not_have_is_left_out(summaries):
     assert summaries[1].differences.keys() == summaries[1].numbers.keys()
 
 
-def test_the_verdict_follows_the_interval(summaries):
-    (sentence,) = verdicts(summaries[1], "GRPO", ["accuracy"])
-    assert sentence == "iGRPO: accuracy is lower than that of GRPO (-0.375 [-0.375, -0.375], 2 seeds)."
-    (sentence,) = verdicts(summaries[1], "GRPO", ["greedy"])
-    assert "is not distinguishable from that of GRPO (" in sentence
+def between(low, high, *, welch=None, within):
+    """A difference with these intervals."""
+    paired, other = (Interval((x + y) / 2, x, y, 0.95) for x, y in ((low, high), welch or (low, high)))
+    return Difference(paired, other, within)
+
+
+NEITHER = "neither distinguishable from nor equivalent, within 0.02, to"
+
+
+@pytest.mark.parametrize(
+    ("difference", "said"),
+    [
+        (between(-0.06, -0.03, within=0.06), "lower than"),
+        (between(0.03, 0.06, within=0.06), "higher than"),
+        (between(-0.015, -0.001, within=0.014), "lower, by less than 0.02, than"),
+        (between(-0.01, 0.01, within=0.008), "equivalent, within 0.02, to"),
+        (between(-0.05, 0.01, within=0.045), NEITHER),
+        (between(-0.05, -0.01, welch=(-0.07, 0.01), within=0.06), NEITHER),  # lower only if paired
+        (between(-0.07, 0.01, welch=(-0.05, -0.01), within=0.06), NEITHER),  # lower only by Welch
+        (between(-0.02, 0.02, within=0.02), NEITHER),  # equivalence needs strictly less
+    ],
+)
+def test_the_verdict_needs_evidence_for_equality_as_for_difference(difference, said):
+    summary = Summary("iGRPO", 3, {}, {"accuracy": difference})
+    (sentence,) = verdicts(summary, "GRPO", ["accuracy", "greedy"])
+    assert sentence.startswith(f"iGRPO: accuracy is {said} that of GRPO (")
+
+
+def test_a_verdict_shows_both_intervals():
+    summary = Summary("iGRPO", 5, {}, {"greedy": between(-0.02, 0.06, welch=(-0.01, 0.05), within=0.05)})
+    assert verdicts(summary, "GRPO", ["greedy"], margin=0.06) == [
+        "iGRPO: greedy is equivalent, within 0.06, to that of GRPO "
+        "(+0.020 [-0.020, +0.060] paired, [-0.010, +0.050] Welch, 5 seeds)."
+    ]
 
 
 def test_the_table_holds_every_method_and_difference(summaries):
@@ -301,8 +342,8 @@ def test_a_difference_can_be_taken_to_another_method():
     runs = [record(m, s, end, tokens=100, seconds=1.0) for m, end in ends.items() for s in (0, 1)]
     a, b, c = summarize(runs, BASE, baseline="A", against={"C": "B"})
     assert (a.differences, b.against, c.against) == ({}, None, "B")
-    assert b.differences["accuracy"].estimate == pytest.approx(-0.25)
-    assert c.differences["accuracy"].estimate == pytest.approx(0.125)
+    assert b.differences["accuracy"].paired.estimate == pytest.approx(-0.25)
+    assert c.differences["accuracy"].paired.estimate == pytest.approx(0.125)
     lines = table([a, b, c], BASE, ["accuracy"]).splitlines()
     assert lines[-2].startswith("| difference: B |")
     assert lines[-1].startswith("| difference: C to B |")

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+from scipy.stats import ttest_ind
 
 from igrpo_kit.analysis.stats.intervals import (
     bootstrap_interval,
     paired_difference,
     student_interval,
+    welch_interval,
     wilson_interval,
 )
 
@@ -63,6 +65,7 @@ def test_pairing_sees_a_difference_separate_intervals_hide():
         (lambda rng: wilson_interval(0, 0), "successes"),
         (lambda rng: wilson_interval(1, 2, confidence=1.0), "confidence"),
         (lambda rng: student_interval([1.0]), "values"),
+        (lambda rng: welch_interval([1.0, 2.0], [1.0]), "second"),
         (lambda rng: bootstrap_interval([], rng=rng), "values"),
         (lambda rng: bootstrap_interval([0.1, float("nan")], rng=rng), r"values.*\[1\]"),
         (lambda rng: paired_difference([0.1], [0.1, 0.2], rng=rng), "second"),
@@ -71,3 +74,23 @@ def test_pairing_sees_a_difference_separate_intervals_hide():
 def test_bad_input_is_named(call, name):
     with pytest.raises(ValueError, match=name):
         call(np.random.default_rng(0))
+
+
+def test_welch_by_hand_and_by_scipy():
+    """Means 2 and 5; variances of the means 1/3 and 13/3: (14/3)^2 / ((1/9 + 169/9) / 2) = 2.305882."""
+    found = welch_interval([1.0, 2.0, 3.0], [2.0, 4.0, 9.0])
+    assert found.estimate == -3.0
+    oracle = ttest_ind([1, 2, 3], [2, 4, 9], equal_var=False)
+    assert oracle.df == pytest.approx(2.305882, abs=1e-6)
+    assert (found.low, found.high) == pytest.approx(tuple(oracle.confidence_interval(0.95)), abs=1e-12)
+    constant = welch_interval([1.0, 1.0], [0.5, 0.5])
+    assert (constant.low, constant.estimate, constant.high) == (0.5, 0.5, 0.5)
+
+
+def test_pairing_helps_where_runs_of_a_seed_go_together_and_costs_where_they_do_not():
+    together = [0.1, 0.3, 0.5], [0.0, 0.2, 0.4]
+    opposed = [0.1, 0.3, 0.5], [0.4, 0.2, 0.0]
+    for (first, second), narrower in ((together, True), (opposed, False)):
+        paired = student_interval([a - b for a, b in zip(first, second, strict=True)])
+        welch = welch_interval(first, second)
+        assert (paired.high - paired.low < welch.high - welch.low) is narrower

@@ -213,6 +213,27 @@ def test_a_run_is_recorded(policy, tmp_path):
     assert rows[-1]["tokens_trained"] == sum(r["tokens"] for r in rows)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"num_drafts": 0}, {"train_drafts": True}, {"num_iterations": 2}, {"objective": GRPO(beta=0.01)}],
+    ids=str,
+)
+def test_live_tokens_are_those_with_an_advantage(policy, tmp_path, changes):
+    """Counted again from the recorded completions: one token per character, one for the end within 12."""
+    config = replace(SMALL, steps=3, **changes)
+    rows = run(policy, config, folder=tmp_path, samples_every=1)
+    live = {row["step"]: 0 for row in rows}
+    for sample in read_rows(tmp_path / "samples.jsonl"):
+        for group in [sample["completions"]] + ([sample["drafts"]] if config.train_drafts else []):
+            mean = sum(c["reward"] for c in group) / len(group)
+            live[sample["step"]] += sum(min(len(c["text"]) + 1, 12) for c in group if c["reward"] != mean)
+    assert [row["live_tokens"] for row in rows] == list(live.values())
+    assert [row["tokens_live"] for row in rows] == [
+        live[1], live[1] + live[2], live[1] + live[2] + live[3]
+    ]  # fmt: skip
+    assert 0 < rows[-1]["tokens_live"] < rows[-1]["tokens_trained"]
+
+
 def test_time_and_memory_of_each_phase_are_recorded(policy):
     igrpo, grpo = (run(policy, replace(SMALL, steps=1, num_drafts=n))[0] for n in (2, 0))
     phases = [igrpo[f"seconds/{name}"] for name in ("sampling", "scoring", "update")]

@@ -22,7 +22,7 @@ from igrpo_kit.core.rows import (
 )
 from igrpo_kit.training import records
 from igrpo_kit.training.config import TrainConfig
-from igrpo_kit.training.records import RunLog, environment, pack_run, read_run, upgraded
+from igrpo_kit.training.records import RunLog, environment, pack_run, read_run, upgraded, with_live_tokens
 
 RECORDS = Path(__file__).parents[2] / "data" / "runs"
 
@@ -398,3 +398,16 @@ def test_a_record_of_a_later_version_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"schema": 3, "steps": 5}')
     with pytest.raises(ValueError, match=r"config\.json: schema 3 of a later version"):
         records.read_config(tmp_path)
+
+
+def test_live_tokens_of_an_old_record_by_hand():
+    """Two optimizer steps per row: 30, 20 and 0 tokens were computed twice each."""
+    rows = [{"step": i, "update_tokens": t} for i, t in enumerate((60.0, 40.0, 0.0), start=1)]
+    config = {"num_iterations": 2, "objective": {"name": "GRPO", "beta": 0.0}}
+    assert [row["tokens_live"] for row in with_live_tokens(rows, config)] == [30, 50, 50]
+    assert [row["tokens_live"] for row in with_live_tokens(rows, {})] == [60, 100, 100]
+    penalized = {"objective": {"name": "GRPO", "beta": 0.01}}  # dead groups were computed as well: unknown
+    assert [row["tokens_live"] for row in with_live_tokens(rows, penalized)] == [None] * 3
+    current = [{"step": 1, "tokens_live": 7, "live_tokens": 7.0}]
+    assert with_live_tokens(current, config) == current
+    assert with_live_tokens([], config) == []

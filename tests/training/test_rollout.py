@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from igrpo_kit.core.advantages import fill_unscored, group_advantages
+from igrpo_kit.core.advantages import advantages_of_scored, dead_groups, group_advantages
 from igrpo_kit.core.prompts import PromptFormat
 from igrpo_kit.core.selection import select_no_draft, select_worst_draft
 from igrpo_kit.policies.samplers.scripted import ScriptedSampler
@@ -213,16 +213,22 @@ def test_bad_counts_are_named(num_drafts, num_refinements):
         )
 
 
-def test_an_unscored_completion_is_neither_rewarded_nor_punished():
-    rewards = torch.tensor([[1.0, math.nan, 0.0], [math.nan, math.nan, math.nan]])
-    assert fill_unscored(rewards).tolist() == [[1.0, 0.5, 0.0], [0.0, 0.0, 0.0]]
+def test_an_unscored_completion_is_neither_rewarded_nor_punished_and_changes_nothing_for_the_others():
+    """1 and 0 have mean 1/2 and sample std .707107, whatever was not scored; one alone, or none, is dead."""
+    nan = math.nan
+    rewards = torch.tensor([[1.0, nan, 0.0, nan], [nan] * 4, [nan, 1.0, nan, nan], [1.0, 0.0, 0.0, 0.0]])
+    found = advantages_of_scored(rewards, group_advantages)
+    a = 0.707107
+    wanted = torch.tensor([[a, 0.0, -a, 0.0], [0.0] * 4, [0.0] * 4, [1.5, -0.5, -0.5, -0.5]])
+    assert torch.allclose(found, wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("value", [0.9, 0.3, 0.7])
 @pytest.mark.parametrize("scored", range(1, 8))
 def test_an_unscored_completion_does_not_revive_a_dead_group(value, scored):
-    filled = fill_unscored(torch.tensor([[value] * scored + [math.nan] * (8 - scored)]))
-    assert (group_advantages(filled) == 0).all()
+    rewards = torch.tensor([[value] * scored + [math.nan] * (8 - scored)])
+    assert (advantages_of_scored(rewards, group_advantages) == 0).all()
+    assert dead_groups(rewards).tolist() == [True]
 
 
 def test_a_problem_without_a_scored_draft_is_asked_without_one():

@@ -319,9 +319,9 @@ def test_the_run_explorer_changes_clock_and_seed():
     explorer.controls["clock"].value = "accuracy"
     assert max(traces[0].x) <= 1 and explorer.chart.layout.xaxis4.title.text == "held-out reward so far"
     explorer.controls["smooth"].value = 1
-    explorer.controls["clock"].value = "trained tokens"
+    explorer.controls["clock"].value = "live tokens"
     last = next(r for r in records if r.seed == 1 and r.method == methods[0]).metrics[-1]
-    assert max(traces[0].x) == pytest.approx(last["tokens_trained"], rel=0.02)
+    assert max(traces[0].x) == pytest.approx(last["tokens_live"], rel=0.02)
     with pytest.raises(ValueError, match="records: at least one"):
         run_explorer([], base)
 

@@ -79,6 +79,26 @@ def student_interval(values: Numbers, *, confidence: float = 0.95) -> Interval:
     return Interval(mean, mean - float(half), mean + float(half), confidence)
 
 
+def welch_interval(first: Numbers, second: Numbers, *, confidence: float = 0.95) -> Interval:
+    """mean(first) - mean(second) of two independent samples, with Welch's interval (Welch, 1947).
+
+    For runs that share a seed, compare it with `student_interval` of the paired differences. Pairing narrows
+    the interval only if the runs of one seed are correlated; if not, it only halves the degrees of freedom.
+
+    Raises:
+        ValueError: fewer than 2 values in either, or a value is not finite.
+    """
+    _check_confidence(confidence)
+    a, b = _finite_vector(first, "first", at_least=2), _finite_vector(second, "second", at_least=2)
+    difference = float(a.mean() - b.mean())
+    va, vb = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
+    if va + vb == 0:
+        return Interval(difference, difference, difference, confidence)
+    freedom = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
+    half = float(student_t.ppf((1 + confidence) / 2, freedom) * (va + vb) ** 0.5)
+    return Interval(difference, difference - half, difference + half, confidence)
+
+
 def bootstrap_interval(
     values: Numbers, *, rng: np.random.Generator, confidence: float = 0.95, resamples: int = 10_000
 ) -> Interval:
