@@ -111,7 +111,8 @@ def test_the_curve_is_pass_at_k_for_every_k():
 def test_the_curves_interval_is_that_of_one_k():
     c = np.random.default_rng(0).binomial(16, 0.3, size=50)
     curve = pass_at_k_curve(16, c, [4], rng=np.random.default_rng(1), resamples=20_000)
-    one = bootstrap_interval(pass_at_k(16, c, 4), rng=np.random.default_rng(2))
+    plus_four = [*pass_at_k(16, c, 4), 0.0, 0.0, 1.0, 1.0]
+    one = bootstrap_interval(plus_four, rng=np.random.default_rng(2))
     assert curve.low[0] == pytest.approx(one.low, abs=0.004)
     assert curve.high[0] == pytest.approx(one.high, abs=0.004)
 
@@ -200,7 +201,8 @@ def test_more_votes_help_where_the_correct_answer_leads_and_hurt_where_it_does_n
     assert down[0] > down[1] > down[2] == 0
     curve = majority_curve([leads, trails], correct, [1, 100], rng=rng)
     np.testing.assert_allclose(curve.estimate, [0.4, 0.5])
-    np.testing.assert_allclose([curve.low[1], curve.high[1]], [0, 1])
+    # plus four: six values, three of them 1; all six resampled as 0 has probability 1/64 < .025, five 7/64
+    np.testing.assert_allclose([curve.low[1], curve.high[1]], [1 / 6, 5 / 6])
 
 
 def test_bad_votes_are_named():
@@ -210,3 +212,23 @@ def test_bad_votes_are_named():
     for k in (0, 3):
         with pytest.raises(ValueError, match="ks: from 1 to 2"):
             majority_at_k(["7", "8"], [True, False], [k], rng=rng)
+
+
+def test_the_band_has_a_width_where_every_problem_is_solved():
+    """40 of 40 solved: the bootstrap of the 40 alone would be 1 to 1. Wilson's interval is .912 to 1."""
+    for correct, inside in ((np.full(40, 4), 1.0), (np.zeros(40, dtype=int), 0.0)):
+        curve = pass_at_k_curve(4, correct, [1, 4], rng=np.random.default_rng(0))
+        assert (curve.estimate == inside).all()
+        assert ((curve.low <= inside) & (inside <= curve.high)).all()
+        assert ((curve.high - curve.low > 0.08) & (curve.high - curve.low < 0.16)).all()
+
+
+@pytest.mark.parametrize("p", [0.02, 0.5, 0.98])
+def test_the_band_covers_as_often_as_it_says(p):
+    """300 evaluations of 60 problems; the plain percentile bootstrap covers .02 and .98 in about 70%."""
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(300):
+        curve = pass_at_k_curve(1, rng.binomial(1, p, size=60), [1], rng=rng, resamples=400)
+        hits += curve.low[0] <= p <= curve.high[0]
+    assert hits / 300 >= 0.91

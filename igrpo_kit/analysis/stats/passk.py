@@ -25,7 +25,7 @@ class PassCurve:
     """unbiased, mean over problems"""
     low: Float[np.ndarray, " K"]
     high: Float[np.ndarray, " K"]
-    """upper end of the percentile bootstrap over problems"""
+    """upper end of the interval over problems, see `pass_at_k_curve`"""
     redraw_std: Float[np.ndarray, " K"]
     """standard deviation of the fraction of problems solved by one set of N samples; NaN for N > K / 2"""
     single_draw_std: Float[np.ndarray, " K"]
@@ -48,6 +48,10 @@ def pass_at_k_curve(
     the mean of m_N (1 - m_N) = m_2N - m_N, divided by P. Pass@2N - pass@N is an unbiased estimate of this
     mean, hence the limit K / 2.
 
+    The interval is a percentile bootstrap over the problems and four more, two never solved and two always
+    ("plus four", Agresti and Coull 1998). Without these it has no width where every problem is solved,
+    although another problem might not be.
+
     Args:
         num_samples: samples per problem, K.
         num_correct: correct samples per problem.
@@ -62,8 +66,7 @@ def pass_at_k_curve(
     n, c = np.broadcast_arrays(np.atleast_1d(num_samples), np.atleast_1d(num_correct))
     ks = range(1, int(n.min()) + 1) if ks is None else ks
     per_problem = np.stack([pass_at_k(n, c, k) for k in ks], axis=1)
-    means = bootstrap_means(per_problem, rng=rng, resamples=resamples)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    low, high = _band(per_problem, rng=rng, resamples=resamples, confidence=confidence)
     estimate = per_problem.mean(axis=0)
     variance = [
         np.mean(pass_at_k(n, c, 2 * k)) - m if 2 * k <= n.min() else np.nan
@@ -77,6 +80,15 @@ def pass_at_k_curve(
         redraw_std=np.sqrt(np.maximum(variance, 0.0) / len(n)),
         single_draw_std=np.sqrt(estimate * (1 - estimate) / len(n)),
     )
+
+
+def _band(
+    per_problem: Float[np.ndarray, "P K"], *, rng: np.random.Generator, resamples: int, confidence: float
+) -> Float[np.ndarray, "2 K"]:
+    """Lower and upper ends of the interval of the column means; see `pass_at_k_curve`."""
+    ends = np.repeat([[0.0], [0.0], [1.0], [1.0]], per_problem.shape[1], axis=1)
+    means = bootstrap_means(np.concatenate([per_problem, ends]), rng=rng, resamples=resamples)
+    return np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
 
 
 @dataclass(frozen=True)
@@ -206,6 +218,5 @@ def majority_curve(
     """
     rows = zip(answers, correct, strict=True)
     per_problem = np.stack([majority_at_k(a, r, ks, rng=rng, draws=draws) for a, r in rows])
-    means = bootstrap_means(per_problem, rng=rng, resamples=resamples)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    low, high = _band(per_problem, rng=rng, resamples=resamples, confidence=confidence)
     return MajorityCurve(np.array(ks), per_problem.mean(axis=0), low, high)
