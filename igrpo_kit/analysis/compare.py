@@ -253,35 +253,42 @@ class Column(NamedTuple):
     number: Callable[[Record, Budgets], float]
     of_evaluation: Callable[[Row], float] | None = None
     """the same number for a single evaluation from q, if it is defined there"""
+    margin: float | None = None
+    """margin of equivalence, for numbers that have one"""
 
 
-def _of_final(label: str, number: Callable[[Row], float]) -> Column:
+def _of_final(label: str, number: Callable[[Row], float], margin: float | None = MARGIN) -> Column:
     """A number of the last evaluation from q."""
-    return Column(label, lambda r, _: number(r.final("q")), number)
+    return Column(label, lambda r, _: number(r.final("q")), number, margin)
+
+
+def _answers(label: str, number: Callable[[Record, Budgets], float]) -> Column:
+    """A share of correct answers or a mean reward, which has a margin of equivalence."""
+    return Column(label, number, margin=MARGIN)
 
 
 COLUMNS: dict[str, Column] = {
     "reward": _of_final("reward", mean_reward),
     "accuracy": _of_final("accuracy", accuracy),
-    "greedy": Column("greedy", lambda r, _: accuracy(r.final("q", greedy=True))),
+    "greedy": _answers("greedy", lambda r, _: accuracy(r.final("q", greedy=True))),
     "pass_at_8": _of_final("pass@8", lambda row: pass_at(row, 8)),
     "pass_at_32": _of_final("pass@32", lambda row: pass_at(row, 32)),
-    "at_equal_live_tokens": Column("at equal live tokens", lambda r, b: _at_tokens(r, b, "tokens_live")),
-    "at_equal_trained_tokens": Column(
+    "at_equal_live_tokens": _answers("at equal live tokens", lambda r, b: _at_tokens(r, b, "tokens_live")),
+    "at_equal_trained_tokens": _answers(
         "at equal tokens, dead groups included", lambda r, b: _at_tokens(r, b, "tokens_trained")
     ),
-    "at_equal_seconds": Column(
+    "at_equal_seconds": _answers(
         "at equal seconds", lambda r, b: reward_at(r, b.base, "seconds/cpu_total", b.seconds)
     ),
-    "own_draft": Column("own draft, refined", lambda r, _: accuracy(r.final("own_draft"))),
-    "own_draft_gain": Column(
+    "own_draft": _answers("own draft, refined", lambda r, _: accuracy(r.final("own_draft"))),
+    "own_draft_gain": _answers(
         "gain over own draft", lambda r, _: accuracy(r.final("own_draft")) - _draft_accuracy(r)
     ),
-    "best_of_4": Column("best of 4, refined", lambda r, _: accuracy(r.final("best_of_n"))),
-    "vote": Column("vote of 8", lambda r, _: _accuracy_if_any(r, "vote")),
-    "verified_vote": Column("vote of 8, own verdicts", lambda r, _: _accuracy_if_any(r, "verified_vote")),
-    "verdict": Column("verdicts correct", lambda r, _: _accuracy_if_any(r, "verdict")),
-    "entropy": _of_final("entropy", entropy),
+    "best_of_4": _answers("best of 4, refined", lambda r, _: accuracy(r.final("best_of_n"))),
+    "vote": _answers("vote of 8", lambda r, _: _accuracy_if_any(r, "vote")),
+    "verified_vote": _answers("vote of 8, own verdicts", lambda r, _: _accuracy_if_any(r, "verified_vote")),
+    "verdict": _answers("verdicts correct", lambda r, _: _accuracy_if_any(r, "verdict")),
+    "entropy": _of_final("entropy", entropy, margin=None),
     "length": Column("length", lambda r, _: r.final("q")["length"]),
     "dead_groups_start": Column("dead groups, start", lambda r, _: r.at_start("dead_groups")),
     "dead_groups_end": Column("dead groups, end", lambda r, _: r.at_end("dead_groups")),
@@ -395,32 +402,33 @@ def signed(d: Interval) -> str:
     return f"{d.estimate:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
 
 
-def verdicts(summary: Summary, baseline: str, columns: Sequence[str], *, margin: float = MARGIN) -> list[str]:
-    """One sentence per column: different, equivalent within the margin, both, or neither.
+def verdicts(summary: Summary, baseline: str, columns: Sequence[str]) -> list[str]:
+    """One sentence per column: different, equivalent within the column's margin, both, or neither.
 
     Args:
         summary: the method.
         baseline: name of the method it is compared with.
         columns: keys of `COLUMNS`; those without a difference are skipped.
-        margin: of equivalence, in the unit of the column.
     """
     sentences = []
     for key in columns:
         if key in summary.differences:
-            d = summary.differences[key]
+            column, d = COLUMNS[key], summary.differences[key]
             welch = f"[{d.welch.low:+.3f}, {d.welch.high:+.3f}]"
             sentences.append(
-                f"{summary.method}: {COLUMNS[key].label} is {_relation(d, margin)} that of {baseline} "
-                f"({signed(d.paired)} paired, {welch} Welch, {summary.seeds} seeds)."
+                f"{summary.method}: {column.label} is {_relation(d, column.margin)} that of {baseline} "
+                f"({d} paired, {welch} Welch, {summary.seeds} seeds)."
             )
     return sentences
 
 
-def _relation(d: Difference, margin: float) -> str:
-    equivalent = d.equivalent_within < margin
+def _relation(d: Difference, margin: float | None) -> str:
+    equivalent = margin is not None and d.equivalent_within < margin
     if d.sign:
         by = f", by less than {margin:g}," if equivalent else ""
         return f"{'higher' if d.sign > 0 else 'lower'}{by} than"
+    if margin is None:
+        return "not distinguishable from"
     if equivalent:
         return f"equivalent, within {margin:g}, to"
     return f"neither distinguishable from nor equivalent, within {margin:g}, to"

@@ -210,11 +210,13 @@ def test_the_verdict_needs_evidence_for_equality_as_for_difference(difference, s
     assert sentence.startswith(f"iGRPO: accuracy is {said} that of GRPO (")
 
 
-def test_a_verdict_shows_both_intervals():
-    summary = Summary("iGRPO", 5, {}, {"greedy": between(-0.02, 0.06, welch=(-0.01, 0.05), within=0.05)})
-    assert verdicts(summary, "GRPO", ["greedy"], margin=0.06) == [
-        "iGRPO: greedy is equivalent, within 0.06, to that of GRPO "
-        "(+0.020 [-0.020, +0.060] paired, [-0.010, +0.050] Welch, 5 seeds)."
+def test_a_verdict_shows_both_intervals_and_entropy_has_no_margin():
+    d = between(-0.02, 0.06, welch=(-0.01, 0.05), within=0.05)
+    assert verdicts(Summary("iGRPO", 5, {}, {"entropy": d, "greedy": d}), "GRPO", ["greedy", "entropy"]) == [
+        f"iGRPO: greedy is {NEITHER} that of GRPO "
+        "(+0.020 [-0.020, +0.060] paired, [-0.010, +0.050] Welch, 5 seeds).",
+        "iGRPO: entropy is not distinguishable from that of GRPO "
+        "(+0.020 [-0.020, +0.060] paired, [-0.010, +0.050] Welch, 5 seeds).",
     ]
 
 
