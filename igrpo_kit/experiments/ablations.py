@@ -22,9 +22,10 @@ Tables and equations: https://arxiv.org/abs/2602.09000.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from igrpo_kit.analysis.compare import Summary, load_records
+from igrpo_kit.analysis.compare import Record, Summary, accuracy, load_records
 from igrpo_kit.core.rows import Row
 from igrpo_kit.experiments.experiment import GRPO_8, IGRPO, Experiment, record_folders
 from igrpo_kit.experiments.runner import run_experiment
@@ -142,6 +143,27 @@ def ablation(
         held_out_problems=256,
         evaluate_every=30,
     )
+
+
+def best_learning_rates(experiment: Experiment, records: Sequence[Record]) -> dict[str, float]:
+    """The learning rate of each method with the highest mean accuracy at the end of its runs.
+
+    Args:
+        experiment: one whose methods are named "METHOD at RATE", such as `ablation-lr-countdown`.
+        records: its runs, on seeds that are reported nowhere else.
+
+    Raises:
+        ValueError: a rate is an end of its range, so that the best one may lie outside.
+    """
+    found: dict[str, dict[float, float]] = {}
+    for name, settings in experiment.methods.items():
+        scores = [accuracy(r.final("q")) for r in records if r.method == name]
+        found.setdefault(name.rsplit(" at ", 1)[0], {})[settings["learning_rate"]] = fmean(scores)
+    best = {method: max(by_rate, key=by_rate.__getitem__) for method, by_rate in found.items()}
+    at_an_end = [m for m, rate in best.items() if rate in (min(found[m]), max(found[m]))]
+    if at_an_end:
+        raise ValueError(f"learning_rate: the best of {', '.join(at_an_end)} is an end of the range")
+    return best
 
 
 def ablate(experiment: Experiment, folder: str | Path, *, jobs: int = 2) -> tuple[list[Summary], Row]:

@@ -26,6 +26,7 @@ from igrpo_kit.analysis.compare import (
 )
 from igrpo_kit.core.data import data_path
 from igrpo_kit.core.rows import Row
+from igrpo_kit.experiments.ablations import best_learning_rates
 from igrpo_kit.experiments.experiment import Experiment, record_folders
 from igrpo_kit.experiments.presets import committed
 
@@ -144,7 +145,14 @@ def _costs() -> str:
         rows.append(
             [what, f"{value}{unit} [{low}, {high}]", f"{len(row['samples'])}, from {least} to {most}"]
         )
-    return markdown_table(rows)
+    step = json.loads(data_path("benchmarks/igrpo_over_grpo_as_published.json").read_text())
+    tokens, dead = step["updated_tokens"], step["dead_groups"]
+    return (
+        f"{markdown_table(rows)}\n\nThe first two rows rest on what is updated: an iGRPO step computes "
+        f"{tokens['igrpo']:,.0f} tokens with a nonzero advantage, {tokens['igrpo'] / tokens['grpo']:.0%} of "
+        f"GRPO's {tokens['grpo']:,.0f}. It trains half of the completions, and {dead['igrpo']:.0%} of its "
+        f"groups are dead, against {dead['grpo']:.0%} of GRPO's."
+    )
 
 
 def _cost_model() -> str:
@@ -201,6 +209,24 @@ def _smollm2_mechanism() -> str:
     )
 
 
+def _learning_rates() -> str:
+    """The rate chosen for each method, and its difference to GRPO-8 at the shared and at the own rates."""
+    rows = [
+        ["task", "method", "chosen rate", "minus GRPO-8, all at 3e-4", "minus GRPO-8, each at its own rate"]
+    ]
+    for task in ("countdown", "addition"):
+        tuning, runs, _ = committed(f"ablation-lr-{task}")
+        compared = [committed(name) for name in (f"{task}-cpu", f"best-lr-{task}")]
+        shared, own = (
+            {s.method: s.differences.get("accuracy") for s in experiment.summarize(records, base)}
+            for experiment, records, base in compared
+        )
+        for method, rate in best_learning_rates(tuning, runs).items():
+            differences = [str(d) if d else "" for d in (shared[method], own[method])]
+            rows.append([task, method, f"{rate:.1e}", *differences])
+    return markdown_table(rows)
+
+
 _CONTROLS = ("GRPO-4", "iGRPO 4+4, random draft", "iGRPO 4+4, no draft")
 BLOCKS: dict[str, Callable[[], str]] = {
     "summary": _summary,
@@ -208,12 +234,21 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "cost-model": _cost_model,
     **{name: partial(_long, name) for name in ("countdown-cpu", "addition-cpu", "graded-cpu")},
     "countdown-controls": partial(_bullets, "countdown-cpu", "iGRPO 4+4", _CONTROLS),
+    "learning-rates": _learning_rates,
+    **{f"best-lr-{task}": partial(_bullets, f"best-lr-{task}") for task in ("countdown", "addition")},
+    "template-after-cpu": partial(_long, "template-after-cpu"),
     "addition-mechanism": _addition_mechanism,
     "smollm2-cpu": partial(_one_run, "smollm2-cpu"),
     "smollm2-mechanism": _smollm2_mechanism,
     **{
         name: partial(_bullets, name)
-        for name in ("ablation-objective", "ablation-beta", "ablation-completions", "baselines-cpu")
+        for name in (
+            "ablation-objective",
+            "ablation-beta",
+            "ablation-completions",
+            "ablation-step-size",
+            "baselines-cpu",
+        )
     },
 }
 """The generated blocks by name."""

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from igrpo_kit.analysis.compare import load_records
+from igrpo_kit.analysis.compare import Record, load_records
 from igrpo_kit.core.losses import GRPO, GSPO
 from igrpo_kit.core.rows import read_rows
 from igrpo_kit.experiments import runner as experiments
-from igrpo_kit.experiments.ablations import _OBJECTIVES, FACTORS, ablate, ablation
-from igrpo_kit.experiments.experiment import Experiment, record_folders
+from igrpo_kit.experiments.ablations import _OBJECTIVES, FACTORS, ablate, ablation, best_learning_rates
+from igrpo_kit.experiments.experiment import GRPO_8, Experiment, record_folders
 from igrpo_kit.experiments.presets import load_experiment, preset_names
 from igrpo_kit.experiments.runner import is_complete, run_one
 from igrpo_kit.policies.policy import DRAFT_AFTER
@@ -206,3 +206,23 @@ def test_the_clip_acts_in_the_objectives_ablation():
         clipped[record.method].append(record.at_end("clip_fraction"))
     assert min(clipped["GRPO-8"]) > 0
     assert min(clipped["GSPO-8"]) > 10 * max(clipped["GRPO-8"])
+
+
+def test_the_best_learning_rate_is_chosen_by_the_mean_over_seeds_and_inside_the_range():
+    def record(method, seed, correct):
+        row = {"final": True, "protocol": "q", "temperature": 1.0, "num_samples": 10, "correct": [correct]}
+        return Record(method, seed, [], [row])
+
+    rates = (1e-4, 3e-4, 1e-3)
+    experiment = Experiment(
+        name="tune", title="", policy="tiny", problems="countdown", max_new_tokens=12, baseline="a, b at 0.0001",
+        methods={f"a, b at {rate:g}": {**GRPO_8, "learning_rate": rate} for rate in rates},
+    )  # fmt: skip
+    # means .30, .55, .50, though the largest single value is at the third rate
+    scores = {1e-4: (3, 3), 3e-4: (5, 6), 1e-3: (9, 1)}
+    records = [record(f"a, b at {rate:g}", s, c) for rate in rates for s, c in enumerate(scores[rate])]
+    assert best_learning_rates(experiment, records) == {"a, b": 3e-4}
+    with pytest.raises(ValueError, match="learning_rate: the best of a, b is an end of the range"):
+        best_learning_rates(
+            experiment, [record(r.method, r.seed, 7) if "0.001" in r.method else r for r in records]
+        )

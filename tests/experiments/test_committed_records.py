@@ -13,6 +13,7 @@ from igrpo_kit.analysis.compare import COLUMNS
 from igrpo_kit.analysis.evaluation import fingerprint, read_evaluation
 from igrpo_kit.analysis.stats.passk import majority_curve, pass_at_k_curve
 from igrpo_kit.core.rows import read_rows
+from igrpo_kit.experiments.ablations import best_learning_rates
 from igrpo_kit.experiments.experiment import record_folders
 from igrpo_kit.experiments.presets import committed, load_experiment
 from igrpo_kit.experiments.runner import is_complete
@@ -28,8 +29,9 @@ ALL = sorted(folder.name for folder in RECORDS.iterdir())
 
 def test_the_committed_experiments():
     assert ALL == [
-        "ablation-beta", "ablation-completions", "ablation-objective", "addition-cpu", "baselines-cpu",
-        "countdown-cpu", "graded-cpu", "smollm2-cpu",
+        "ablation-beta", "ablation-completions", "ablation-lr-addition", "ablation-lr-countdown",
+        "ablation-objective", "ablation-step-size", "addition-cpu", "baselines-cpu", "best-lr-addition",
+        "best-lr-countdown", "countdown-cpu", "graded-cpu", "smollm2-cpu", "template-after-cpu",
     ]  # fmt: skip
 
 
@@ -45,6 +47,30 @@ def test_every_committed_run_is_still_complete_for_its_preset(name):
 def test_no_run_is_committed_that_its_preset_does_not_ask_for(name):
     runs = {path.parent.relative_to(RECORDS / name).as_posix() for path in (RECORDS / name).rglob("*.json")}
     assert runs == {"base", *record_folders(load_experiment(name)).values()}
+
+
+@pytest.mark.parametrize("task", ["countdown", "addition"])
+def test_learning_rates_are_chosen_on_seeds_that_are_reported_nowhere(task):
+    """The rates of the results are those the tuning runs chose, and no result has a tuning seed."""
+    tuning, records, _ = committed(f"ablation-lr-{task}")
+    results = load_experiment(f"best-lr-{task}")
+    chosen = {method: settings["learning_rate"] for method, settings in results.methods.items()}
+    assert best_learning_rates(tuning, records) == chosen
+    assert min(tuning.seeds) >= 100
+    for name in ALL:
+        if not name.startswith("ablation-lr-"):
+            assert not set(load_experiment(name).seeds) & set(tuning.seeds), name
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n != "smollm2-cpu" and n != "ablation-beta"])
+def test_live_tokens_are_counted_in_every_record(name):
+    """At most all tokens of the trained groups; equal to them only if no group of the run was dead."""
+    for record in committed(name)[1]:
+        counts = [(row["tokens_live"], row["tokens_trained"]) for row in record.metrics]
+        assert all(0 <= live <= trained for live, trained in counts)
+        assert [live for live, _ in counts] == sorted(live for live, _ in counts)
+        dead = any(row["dead_groups"] for row in record.metrics)
+        assert (counts[-1][0] < counts[-1][1]) is dead
 
 
 @pytest.mark.parametrize("name", COMMITTED)
