@@ -215,7 +215,8 @@ def test_the_best_learning_rate_is_chosen_by_the_mean_over_seeds_and_inside_the_
 
     rates = (1e-4, 3e-4, 1e-3)
     experiment = Experiment(
-        name="tune", title="", policy="tiny", problems="countdown", max_new_tokens=12, baseline="a, b at 0.0001",
+        name="tune", title="", policy="tiny", problems="countdown", max_new_tokens=12,
+        baseline="a, b at 0.0001",
         methods={f"a, b at {rate:g}": {**GRPO_8, "learning_rate": rate} for rate in rates},
     )  # fmt: skip
     # means .30, .55, .50, though the largest single value is at the third rate
