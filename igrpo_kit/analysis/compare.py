@@ -416,22 +416,21 @@ def verdicts(summary: Summary, baseline: str, columns: Sequence[str]) -> list[st
             column, d = COLUMNS[key], summary.differences[key]
             welch = f"[{d.welch.low:+.3f}, {d.welch.high:+.3f}]"
             sentences.append(
-                f"{summary.method}: {column.label} is {_relation(d, column.margin)} that of {baseline} "
+                f"{summary.method}: {column.label} is {_relation(d, column.margin, baseline)} "
                 f"({d} paired, {welch} Welch, {summary.seeds} seeds)."
             )
     return sentences
 
 
-def _relation(d: Difference, margin: float | None) -> str:
+def _relation(d: Difference, margin: float | None, baseline: str) -> str:
     equivalent = margin is not None and d.equivalent_within < margin
     if d.sign:
-        by = f", by less than {margin:g}," if equivalent else ""
-        return f"{'higher' if d.sign > 0 else 'lower'}{by} than"
-    if margin is None:
-        return "not distinguishable from"
+        by = f" by less than {margin:g}" if equivalent else ""
+        return f"{'higher' if d.sign > 0 else 'lower'} than that of {baseline}{by}"
     if equivalent:
-        return f"equivalent, within {margin:g}, to"
-    return f"neither distinguishable from nor equivalent, within {margin:g}, to"
+        return f"equivalent to that of {baseline} within {margin:g}"
+    unequal = "" if margin is None else f", nor shown to be equivalent within {margin:g}"
+    return f"not distinguishable from that of {baseline}{unequal}"
 
 
 def markdown_table(lines: Sequence[Sequence[str]]) -> str:

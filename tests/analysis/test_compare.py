@@ -188,16 +188,16 @@ def between(low, high, *, welch=None, within):
     return Difference(paired, other, within)
 
 
-NEITHER = "neither distinguishable from nor equivalent, within 0.02, to"
+NEITHER = "not distinguishable from that of GRPO, nor shown to be equivalent within 0.02"
 
 
 @pytest.mark.parametrize(
     ("difference", "said"),
     [
-        (between(-0.06, -0.03, within=0.06), "lower than"),
-        (between(0.03, 0.06, within=0.06), "higher than"),
-        (between(-0.015, -0.001, within=0.014), "lower, by less than 0.02, than"),
-        (between(-0.01, 0.01, within=0.008), "equivalent, within 0.02, to"),
+        (between(-0.06, -0.03, within=0.06), "lower than that of GRPO"),
+        (between(0.03, 0.06, within=0.06), "higher than that of GRPO"),
+        (between(-0.015, -0.001, within=0.014), "lower than that of GRPO by less than 0.02"),
+        (between(-0.01, 0.01, within=0.008), "equivalent to that of GRPO within 0.02"),
         (between(-0.05, 0.01, within=0.045), NEITHER),
         (between(-0.05, -0.01, welch=(-0.07, 0.01), within=0.06), NEITHER),  # lower only if paired
         (between(-0.07, 0.01, welch=(-0.05, -0.01), within=0.06), NEITHER),  # lower only by Welch
@@ -207,14 +207,13 @@ NEITHER = "neither distinguishable from nor equivalent, within 0.02, to"
 def test_the_verdict_needs_evidence_for_equality_as_for_difference(difference, said):
     summary = Summary("iGRPO", 3, {}, {"accuracy": difference})
     (sentence,) = verdicts(summary, "GRPO", ["accuracy", "greedy"])
-    assert sentence.startswith(f"iGRPO: accuracy is {said} that of GRPO (")
+    assert sentence.startswith(f"iGRPO: accuracy is {said} (")
 
 
 def test_a_verdict_shows_both_intervals_and_entropy_has_no_margin():
     d = between(-0.02, 0.06, welch=(-0.01, 0.05), within=0.05)
     assert verdicts(Summary("iGRPO", 5, {}, {"entropy": d, "greedy": d}), "GRPO", ["greedy", "entropy"]) == [
-        f"iGRPO: greedy is {NEITHER} that of GRPO "
-        "(+0.020 [-0.020, +0.060] paired, [-0.010, +0.050] Welch, 5 seeds).",
+        f"iGRPO: greedy is {NEITHER} (+0.020 [-0.020, +0.060] paired, [-0.010, +0.050] Welch, 5 seeds).",
         "iGRPO: entropy is not distinguishable from that of GRPO "
         "(+0.020 [-0.020, +0.060] paired, [-0.010, +0.050] Welch, 5 seeds).",
     ]
