@@ -93,8 +93,8 @@ def _transition_counts(row: Row) -> list[int] | None:
 def with_live_tokens(rows: list[Row], config: Row) -> list[Row]:
     """Metric rows with `tokens_live`, the tokens with a nonzero advantage up to each step.
 
-    Until version 0.2 a row had only `update_tokens`: the tokens that were computed, in all optimizer steps of
-    that row. They are the tokens of the groups that were not dead, except with a KL penalty, which computes
+    Rows of older records have only `update_tokens`: the tokens that were computed, in all optimizer steps of
+    the row. They are the tokens of the groups that were not dead, except with a KL penalty, which computes
     dead groups too; `tokens_live` is then unknown, None.
     """
     if not rows or "tokens_live" in rows[0] or "update_tokens" not in rows[0]:
