@@ -316,7 +316,7 @@ def round_digits(table: Table, rows: Sequence[str], runs: Mapping[str, int]) -> 
 def single_run_values(table: Table, rows: Sequence[str], runs: Mapping[str, int]) -> Count:
     """Number of cells in `rows` possible for a single run, compared with chance as in `round_digits`.
 
-    AIME is left out, and so is AMC, whose number of problems was chosen because such values fit (`BENCHMARKS`).
+    Not counted are AIME, and AMC, whose number of problems was chosen because such values fit (`BENCHMARKS`).
 
     Args:
         table: printed values.
