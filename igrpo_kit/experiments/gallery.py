@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from igrpo_kit.analysis.cost import SCHEDULES, Job, calibrated, job_cost
-from igrpo_kit.analysis.paper import load_table, row_means
+from igrpo_kit.analysis.paper import load_table, load_text, row_means
 from igrpo_kit.analysis.stats.passk import pass_at_k_curve
 from igrpo_kit.core.toy import simulate_best_of_n, simulate_igrpo
 from igrpo_kit.experiments.presets import committed
@@ -135,7 +135,8 @@ def differences(presets: Sequence[str], *, title: str) -> go.Figure:
 def cost_of_a_step() -> go.Figure:
     """The paper's 7B run under four schedules, by the cost model, calibrated on the GRPO row of Table S.3."""
     hours = load_table("table_s3")["GRPO"]["Total GPU Hours"]
-    grpo = calibrated(Job(num_drafts=0, num_refinements=8), float(hours))
+    cap = int(load_text()["maximum completion length while measuring"])
+    grpo = calibrated(Job(num_drafts=0, num_refinements=8, cap=cap), float(hours))
     jobs = {"GRPO": job_cost(grpo)}
     for schedule in SCHEDULES:
         jobs[f"iGRPO, {schedule}"] = job_cost(replace(grpo, num_drafts=4, num_refinements=4), schedule)
@@ -145,7 +146,7 @@ def cost_of_a_step() -> go.Figure:
             for name, c in jobs.items()
         },
         title="One step of the paper's 7B run: a model, not a measurement",
-        subtitle=f"lengths are assumptions; calibrated on GRPO's {hours} GPU-hours (Table S.3)",
+        subtitle=f"assumed lengths, at most {cap:,}; calibrated on GRPO's {hours} GPU-hours (Table S.3)",
         x_title="seconds",
     )
 

@@ -160,22 +160,25 @@ def _cost_model() -> str:
     hours = float(printed["GRPO"]["Total GPU Hours"])
     more_hours = float(printed["iGRPO"]["Total GPU Hours"]) / hours - 1
     rates = [float(printed[method]["Throughput (Samples/sec)"]) for method in ("GRPO", "iGRPO")]
+    cap = int(paper.load_text()["maximum completion length while measuring"])
     lengths = (600, 1000, 1800, 2500, 3500)
 
-    def more(schedule: cost.Schedule) -> str:
+    def more(*schedules: cost.Schedule) -> str:
         found = []
         for length in lengths:
-            grpo = cost.calibrated(cost.Job(num_drafts=0, num_refinements=8, completion=length), hours)
-            igrpo = cost.job_cost(replace(grpo, num_drafts=4, num_refinements=4), schedule)
-            found.append(100 * (igrpo.gpu_hours / hours - 1))
+            job = cost.Job(num_drafts=0, num_refinements=8, completion=length, cap=cap)
+            igrpo = replace(cost.calibrated(job, hours), num_drafts=4, num_refinements=4)
+            found += [100 * (cost.job_cost(igrpo, s).gpu_hours / hours - 1) for s in schedules]
         return f"{min(found):.0f} to {max(found):.0f}%"
 
     return (
         f"The paper's iGRPO takes {100 * more_hours:.0f}% more GPU-hours than its GRPO and "
         f"{100 * (rates[0] / rates[1] - 1):.0f}% more time per sample (Table S.3). A model of FLOPs and "
-        f"stragglers, calibrated on GRPO's GPU-hours alone, predicts {more('two barriers')} more GPU-hours "
-        f"for mean completions of {lengths[0]:,} to {lengths[-1]:,} tokens, and {more('one step ahead')} "
-        "with drafts sampled one step ahead."
+        f"stragglers, calibrated on GRPO's GPU-hours alone, with completions cut at {cap:,} tokens as in "
+        f"that measurement and a mean of {lengths[0]:,} to {lengths[-1]:,} before the cut (an assumption), "
+        f"predicts {more('two barriers')} more GPU-hours if all refinements wait for all drafts, "
+        f"{more('pipelined')} if those of a prompt wait for its own drafts only, so it cannot tell the two "
+        f"apart, and {more('one step ahead')} with drafts sampled one step ahead."
     )
 
 

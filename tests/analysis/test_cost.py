@@ -271,8 +271,47 @@ def test_a_calibrated_job_takes_the_hours_it_was_calibrated_on():
         calibrated(grpo, 10)
 
 
+def over_grpo(completion, cap=2048):
+    """iGRPO over GRPO in GPU-hours, by schedule; calibrated on Table S.3's GRPO at this cap."""
+    grpo = calibrated(Job(num_drafts=0, num_refinements=8, completion=completion, cap=cap), 83.3)
+    igrpo = dataclasses.replace(grpo, num_drafts=4, num_refinements=4)
+    return [job_cost(igrpo, schedule).gpu_hours / 83.3 for schedule in SCHEDULES]
+
+
 def test_calibrated_on_grpos_hours_the_model_lands_near_igrpos():
     """Table S.3 has 1.130, and 1.206 by throughput; lengths are assumed, so only the size can be right."""
-    grpo = calibrated(Job(num_drafts=0, num_refinements=8), 83.3)
-    igrpo = dataclasses.replace(grpo, num_drafts=4, num_refinements=4)
-    assert 1.10 < job_cost(igrpo).gpu_hours / 83.3 < 1.25
+    assert [over_grpo(n)[0] for n in (600, 1000, 1800, 2500, 3500)] == pytest.approx(
+        [1.085, 1.098, 1.110, 1.115, 1.119], abs=2e-3
+    )
+
+
+def test_at_the_cap_of_the_measurement_the_schedules_cannot_be_told_apart():
+    """Where refinements wait for drafts, the unknown length matters more than what they wait for."""
+    waiting = [over_grpo(n)[:3] for n in (1000, 1800, 2500, 3500)]
+    assert max(max(row) - min(row) for row in waiting) < 0.015
+    assert max(row[0] for row in waiting) - min(row[0] for row in waiting) > 0.02
+    assert all(1.08 < ratio < 1.125 for row in waiting for ratio in row)
+    at_4096 = over_grpo(1800, cap=4096)  # there they could be
+    assert at_4096[0] - at_4096[2] > 0.03
+    assert all(over_grpo(n)[3] < 1.05 for n in (600, 1800, 3500))
+
+
+def test_the_ratio_falls_as_the_update_grows():
+    """The wait for a second round of decoding is the same; 1.29 comes from a fast update and a late cap."""
+
+    def ratio(grpo):
+        igrpo = dataclasses.replace(grpo, num_drafts=4, num_refinements=4)
+        return job_cost(igrpo).gpu_hours / job_cost(grpo).gpu_hours
+
+    assumed = Job(num_drafts=0, num_refinements=8)
+    assert ratio(assumed) == pytest.approx(1.287, abs=2e-3)
+    assert ratio(dataclasses.replace(assumed, cap=2048)) == pytest.approx(1.201, abs=2e-3)
+    assert ratio(calibrated(assumed, 83.3)) == pytest.approx(1.192, abs=2e-3)
+    assert ratio(calibrated(dataclasses.replace(assumed, cap=2048), 83.3)) == pytest.approx(1.110, abs=2e-3)
+
+
+def test_the_papers_memory_is_near_the_models_for_grpo_and_not_for_igrpo():
+    """Table S.3 has 54.93 GB for both, with 16 completions per GPU and a cap of 2,048."""
+    peak = {n: job_cost(Job(num_drafts=n, num_refinements=8 - n, cap=2048), trials=1) for n in (0, 4)}
+    assert peak[0].peak_update_bytes / 1e9 == pytest.approx(55.56, abs=0.01)
+    assert peak[4].peak_update_bytes / 1e9 == pytest.approx(62.46, abs=0.01)

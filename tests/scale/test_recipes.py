@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from igrpo_kit.scale.recipes import fits, load_recipe, problem_set, recipe_names
+from igrpo_kit.analysis.cost import DEVICES, SHAPES, update_bytes
+from igrpo_kit.scale.recipes import Recipe, fits, load_recipe, problem_set, recipe_names
 from igrpo_kit.tasks.sets.hub import HUB_SETS
 
 NAMES = recipe_names()
@@ -22,13 +23,13 @@ TABLE_S2 = {
     "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
     "warmup_steps": 0.1,
     "num_train_epochs": 1,
-    "per_device_train_batch_size": 16,
     "max_completion_length": 4096,
     "num_generations": 4,
     "temperature": 0.7,
 }
 # What a recipe changes against the 7B run, by hand from Section 5, Tables 2, 3, S.4 and appendix C.
 CHANGES: dict[str, dict[str, Any]] = {
+    "r1-7b-as-printed": {"per_device_train_batch_size": 16},
     "r1-7b-grpo": {"num_drafts": 0, "num_generations": 8},
     "openmath-7b": {},
     "r1-14b": {"per_device_train_batch_size": 4},
@@ -51,7 +52,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def test_the_7b_recipe_is_table_s2() -> None:
+def test_the_7b_recipe_is_table_s2_but_for_its_batch() -> None:
     recipe = load_recipe("r1-7b")
     assert recipe.model == "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
     assert {name: recipe.trainer[name] for name in TABLE_S2} == TABLE_S2
@@ -64,6 +65,16 @@ def test_the_7b_recipe_is_table_s2() -> None:
     assert recipe.evaluation == {
         "aime24": 64, "aime25": 64, "math500": 8, "amc23": 8, "gsm8k": 8, "minerva": 8,
     }  # fmt: skip
+
+
+def test_the_recipe_as_printed_has_the_batch_of_table_s2() -> None:
+    """16 per device x 8 GPUs = 128 (Appendix C), x accumulation 8 = 1,024 (Section 4.1): 256 groups of 4."""
+    recipe, should = load_recipe("r1-7b-as-printed"), load_recipe("r1-7b")
+    assert recipe.trainer["per_device_train_batch_size"] == 16
+    assert recipe.accumulation(8) == 8
+    assert recipe.run == {**should.run, "prompts_per_update": 256}
+    assert {**recipe.trainer, "per_device_train_batch_size": 8} == should.trainer
+    assert (recipe.rewards, recipe.machines) == (should.rewards, should.machines)
 
 
 def test_the_others_change_what_the_paper_changes_and_nothing_else() -> None:
@@ -83,16 +94,48 @@ def test_the_others_change_what_the_paper_changes_and_nothing_else() -> None:
     assert load_recipe("judge").rewards == {"accuracy": 0.0, "format": 1.0, "judge": 1.0}
 
 
-def test_every_update_has_128_prompts_whatever_group_and_machine() -> None:
-    """1,024 completions are sampled for them, N + G = 8 each: Section 4.1's batch."""
-    names = [name for name in NAMES if "14b" not in name and name != "smoke"]
+def test_every_other_update_has_128_prompts_whatever_group_and_machine() -> None:
+    """1,024 completions are sampled for them where N + G = 8."""
+    names = [name for name in NAMES if "14b" not in name and name not in ("smoke", "r1-7b-as-printed")]
     assert {name: load_recipe(name).accumulation(8) for name in names} == {
-        "r1-7b": 4, "r1-7b-grpo": 8, "openmath-7b": 4, "acereason-7b": 4, "beta-0.0001": 4, "beta-0.001": 4,
-        "beta-0.01": 4, "completions-4": 2, "completions-16": 8, "completions-32": 16, "dapo": 4,
-        "dapo-base": 8, "gspo": 4, "gspo-base": 8, "judge": 4, "one-gpu": 16,
+        "r1-7b": 8, "r1-7b-grpo": 16, "openmath-7b": 8, "acereason-7b": 8, "beta-0.0001": 8, "beta-0.001": 8,
+        "beta-0.01": 8, "completions-4": 4, "completions-16": 16, "completions-32": 32, "dapo": 8,
+        "dapo-base": 16, "gspo": 8, "gspo-base": 16, "judge": 8, "one-gpu": 16,
     }  # fmt: skip
     assert load_recipe("r1-14b").accumulation(32) == 4
     assert load_recipe("one-gpu").accumulation(1) == 128
+
+
+def estimated_gb(recipe: Recipe, question: int) -> float:
+    """Of an update, with the longest draft and the longest completion of the recipe."""
+    trainer = recipe.trainer
+    draft = trainer["max_draft_tokens"] if trainer["num_drafts"] else 0
+    size = update_bytes(
+        SHAPES[recipe.machines["shape"]],
+        micro_batch=trainer["per_device_train_batch_size"],
+        prompt=question + draft,
+        completion=trainer["max_completion_length"],
+        shards=recipe.machines["training_gpus"],
+    )
+    return float(size) / 1e9
+
+
+def test_the_papers_runs_fit_their_gpus_by_the_cost_model() -> None:
+    """With the longest question and 512 tokens of template; what vLLM takes beside it counts."""
+    for name in NAMES:
+        recipe = load_recipe(name)
+        total = DEVICES[recipe.machines["device"]].memory / 1e9
+        vllm = recipe.trainer.get("vllm_gpu_memory_utilization", 0) * total
+        fits_it = estimated_gb(recipe, 1024 + 512) + vllm < total
+        assert fits_it == (name != "r1-7b-as-printed"), name
+
+
+def test_the_memory_in_the_sources_is_the_cost_models() -> None:
+    """By hand: 7.62 * (2 + 14/8) + b (250 + 2 * 4096) * 28 * 3584 * 2 / 1e9 + b * 4096 * 152064 * 4 / 1e9."""
+    assert estimated_gb(load_recipe("r1-7b"), 250) == pytest.approx(62.06, abs=0.01)
+    assert estimated_gb(load_recipe("r1-7b-as-printed"), 250) == pytest.approx(95.55, abs=0.01)
+    source = load_recipe("r1-7b").sources["trainer.per_device_train_batch_size"]
+    assert "95.5 GB" in source and "62.1 GB for 8" in source
 
 
 def test_machines_on_which_the_prompts_do_not_divide_are_refused() -> None:
@@ -108,7 +151,8 @@ def test_every_value_has_its_source_and_readings_are_marked() -> None:
     for name in NAMES:
         assert all(source.strip() for source in load_recipe(name).sources.values())
     sources = load_recipe("r1-7b").sources
-    assert "1024" in sources["run.prompts_per_update"] and "Reading:" in sources["run.prompts_per_update"]
+    assert sources["run.prompts_per_update"].startswith("Reading:")
+    assert all(x in sources["run.prompts_per_update"] for x in ("Open:", "r1-7b-as-printed", "29.3", "56.2"))
     assert "Reading:" in sources["run.max_question_tokens"]
     assert sources["trainer.num_generations"] == "Table S.2"
     assert all(
