@@ -255,6 +255,35 @@ ik.GRPO, ik.core, ik.losses, numpy.losses
     ]
 
 
+def generous_rewards(source: str) -> list[str]:
+    """Calls float(...) that reward text for containing an answer, or for ending in it, anywhere."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call) and node.args]
+    scored = [call.args[0] for call in calls if ast.unparse(call.func) == "float"]
+    return [
+        ast.unparse(x)
+        for x in scored
+        if (isinstance(x, ast.Compare) and isinstance(x.ops[0], ast.In))
+        or (isinstance(x, ast.Call) and ast.unparse(x.func).endswith((".startswith", ".endswith")))
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in LESSONS if path.stem != "02_rewards"], ids=lambda p: p.stem
+)
+def test_scores_with_a_check_that_lesson_02_does_not_distrust(path):
+    cells = code_cells(nbformat.read(path, as_version=4))
+    assert generous_rewards("\n".join(cell.source for cell in cells)) == []
+
+
+def test_a_generous_reward_is_found():
+    source = """
+a = [[float("<answer>26</answer>" in draft) for draft in drafts]]
+b = [float(text.endswith(answer)) for text in group]
+c = float(text.rsplit("=", 1)[-1] == answer), sum(float(x) for x in values), float(np.mean([x for x in y]))
+"""
+    assert sorted(generous_rewards(source)) == ["'<answer>26</answer>' in draft", "text.endswith(answer)"]
+
+
 @every_lesson
 def test_composes_the_library_and_redefines_nothing_of_it(path):
     library = {
