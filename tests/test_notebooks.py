@@ -23,7 +23,8 @@ MAX_CODE_LINES = 25
 
 # Parameters under which a lesson runs quickly; the others run as they are.
 FAST: dict[str, dict] = {
-    "01_best_of_n": {"trials": 20_000, "steps": 60},
+    "01_best_of_n": {"trials": 20_000},
+    "04_grpo_by_hand": {"seeds": 3},
     "05_two_stages": {"prompts": 20_000},
     "06_cpu_run": {"FAST": True},
     "07_single_gpu_run": {"FAST": True},
@@ -252,6 +253,35 @@ ik.GRPO, ik.core, ik.losses, numpy.losses
         "igrpo_kit.no_such_package.GRPO",
         "igrpo_kit.losses",
     ]
+
+
+def generous_rewards(source: str) -> list[str]:
+    """Calls float(...) that reward text for containing an answer, or for ending in it, anywhere."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call) and node.args]
+    scored = [call.args[0] for call in calls if ast.unparse(call.func) == "float"]
+    return [
+        ast.unparse(x)
+        for x in scored
+        if (isinstance(x, ast.Compare) and isinstance(x.ops[0], ast.In))
+        or (isinstance(x, ast.Call) and ast.unparse(x.func).endswith((".startswith", ".endswith")))
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in LESSONS if path.stem != "02_rewards"], ids=lambda p: p.stem
+)
+def test_scores_with_a_check_that_lesson_02_does_not_distrust(path):
+    cells = code_cells(nbformat.read(path, as_version=4))
+    assert generous_rewards("\n".join(cell.source for cell in cells)) == []
+
+
+def test_a_generous_reward_is_found():
+    source = """
+a = [[float("<answer>26</answer>" in draft) for draft in drafts]]
+b = [float(text.endswith(answer)) for text in group]
+c = float(text.rsplit("=", 1)[-1] == answer), sum(float(x) for x in values), float(np.mean([x for x in y]))
+"""
+    assert sorted(generous_rewards(source)) == ["'<answer>26</answer>' in draft", "text.endswith(answer)"]
 
 
 @every_lesson

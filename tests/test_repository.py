@@ -103,6 +103,40 @@ def test_the_readme_maps_every_lesson_and_its_code_runs():
     exec(compile(code, "README.md", "exec"), {})
 
 
+CITED = {
+    r"\bDAPO\b": "https://arxiv.org/abs/2503.14476",
+    r"\bDr\. GRPO\b": "https://arxiv.org/abs/2503.20783",
+    r"\bGSPO\b": "https://arxiv.org/abs/2507.18071",
+    r"\bRLOO\b": "https://arxiv.org/abs/2402.14740",
+    r"\bPPO\b": "https://arxiv.org/abs/1707.06347",
+    r"\bREINFORCE\b": "https://doi.org/10.1007/BF00992696",
+}
+
+
+def uncited(text):
+    """Methods that a text names without a link to their paper."""
+    return [name for name, link in CITED.items() if re.search(name, text) and link not in text]
+
+
+def docstrings(path):
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    nodes = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, documented)]
+    return "\n".join(ast.get_docstring(node) or "" for node in nodes)
+
+
+def test_methods_are_cited_where_they_are_named():
+    """Once per module, over its docstrings, and once per lesson, over its text."""
+    modules = {path: docstrings(path) for path in sorted((ROOT / "igrpo_kit").rglob("*.py"))}
+    lessons = {
+        path: "\n".join("".join(c["source"]) for c in json.loads(path.read_text())["cells"])
+        for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
+    }
+    missing = {str(path.relative_to(ROOT)): uncited(text) for path, text in (modules | lessons).items()}
+    assert {path: names for path, names in missing.items() if names} == {}
+    assert "PPO" in "".join(modules.values()) and "RLOO" in "".join(lessons.values())
+    assert uncited("as in PPO and GRPO") == [r"\bPPO\b"]
+
+
 def modules_after(code):
     """The names of the modules that a fresh Python has loaded after running `code`."""
     code += "\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"

@@ -106,7 +106,8 @@ def reduce_tokens(
         mask: True for trained tokens. A row without any contributes 0.
         how: `"sequence_mean"` is (1/B) sum_i (1/|o_i|) sum_t x, as in the paper (Eqs. 1, 5): a token has less
             weight in a longer completion. `"token_mean"` is the sum / number of trained tokens in the batch
-            (DAPO). `"constant"` is the sum / (B * max_length) (Dr. GRPO).
+            (DAPO, https://arxiv.org/abs/2503.14476). `"constant"` is the sum / (B * max_length) (Dr. GRPO,
+            https://arxiv.org/abs/2503.20783).
         max_length: in tokens, for `"constant"` only.
 
     Raises:
@@ -307,7 +308,7 @@ class CISPO(Objective):
     """REINFORCE weighted by a capped, detached ratio: every token keeps a gradient.
 
     Each token's loss is -min(r, ratio_cap) A log pi with no gradient through r; there is no clip range.
-    Paper: https://arxiv.org/abs/2506.13585.
+    Paper: https://arxiv.org/abs/2506.13585; REINFORCE: https://doi.org/10.1007/BF00992696.
     """
 
     ratio_cap: float = 5.0

@@ -10,7 +10,8 @@ All ablations train the tiny Countdown policy for 120 steps of 32 prompts. Limit
 - *completions* increases the number of rollouts, as in Table S.4; every other factor keeps it at 8.
 - *objective* uses two optimizer steps per rollout. With one, the importance ratio is 1, clipping has no
   effect, and GSPO has exactly GRPO's gradient. Each objective with Stage 1 is compared with itself without
-  (Table 2).
+  (Table 2). DAPO: https://arxiv.org/abs/2503.14476; GSPO: https://arxiv.org/abs/2507.18071; Dr. GRPO:
+  https://arxiv.org/abs/2503.20783.
 - *template* moves the draft after the question, the paper's order (Eq. 3). The tiny policy was trained only
   on its own template, so this changes familiarity as well as position. For a language model, both orders
   are new.

@@ -177,8 +177,9 @@ def _advantage_chart() -> go.FigureWidget:
 def advantage_explorer(rewards: Sequence[float] = (1, 0, 0, 0, 1, 0, 0, 0)) -> Explorer:
     """Eight rewards to drag or type, three kinds of advantages, and the effect of the clip on the gradient.
 
-    The right panel draws min(r A, clip(r) A) of Eq. 21 for o1 against the ratio r; the words give the factor
-    I A r in front of grad log pi (Eq. 23) at your ratio.
+    The advantages are those of GRPO, of Dr. GRPO (https://arxiv.org/abs/2503.20783), and of RLOO, which
+    leaves one out (https://arxiv.org/abs/2402.14740). The right panel draws min(r A, clip(r) A) of Eq. 21 for
+    o1 against the ratio r; the words give the factor I A r in front of grad log pi (Eq. 23) at your ratio.
     Raises ValueError unless there are eight rewards.
     """
     if len(rewards) != _GROUP:

@@ -1,6 +1,7 @@
 """The committed evidence: complete, small, matched, and still that of its presets."""
 
 import json
+import re
 import statistics
 from pathlib import Path
 from statistics import fmean
@@ -19,7 +20,7 @@ from igrpo_kit.experiments.presets import committed, load_experiment
 from igrpo_kit.experiments.runner import is_complete
 from igrpo_kit.policies.load import load_policy
 from igrpo_kit.tasks.rewards import AccuracyReward
-from igrpo_kit.training.records import RunLog, read_config
+from igrpo_kit.training.records import RunLog, read_config, read_run
 
 ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "data" / "runs"
@@ -85,6 +86,20 @@ def test_every_run_is_there_whole_and_as_its_preset_says(name):
         assert {key: config[key] for key in expected} == expected
         assert config["versions"]["torch"]
         assert len(record.final("q")["correct"]) == experiment.held_out_problems
+
+
+def test_the_p_keep_of_lesson_05_is_the_recorded_one():
+    """Its default is Countdown's share of correct drafts that a refinement keeps, over all runs of iGRPO."""
+    kept = regressed = 0
+    for path in sorted((RECORDS / "countdown-cpu" / "igrpo-4-4").glob("seed-*")):
+        for row in read_run(path)[1]:
+            kept += row.get("transitions/kept") or 0
+            regressed += row.get("transitions/regressed") or 0
+    cells = json.loads((ROOT / "notebooks" / "05_two_stages.ipynb").read_text(encoding="utf-8"))["cells"]
+    (parameters,) = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    p_keep = float(re.search(r"^p_keep: float = ([\d.]+)", parameters, re.MULTILINE)[1])
+    assert kept + regressed > 10_000
+    assert abs(kept / (kept + regressed) - p_keep) < 0.02
 
 
 @pytest.mark.parametrize("name", COMMITTED)

@@ -15,7 +15,13 @@ from tests.tiny_models import llama, qwen, tokenizer
 
 
 @pytest.mark.parametrize(
-    ("name", "draft"), [("tiny", DRAFT_BEFORE), ("tiny-max", DRAFT_BEFORE), ("tiny-addition", DRAFT_AFTER)]
+    ("name", "draft"),
+    [
+        ("tiny", DRAFT_BEFORE),
+        ("tiny-max", DRAFT_BEFORE),
+        ("tiny-addition", DRAFT_AFTER),
+        ("tiny-after", DRAFT_AFTER),
+    ],
 )
 def test_committed_policies_are_float32_and_know_how_they_are_asked(name: str, draft: object) -> None:
     policy = load_policy(name, device="cpu")

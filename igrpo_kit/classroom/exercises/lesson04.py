@@ -1,4 +1,7 @@
-"""Exercises of lesson 04, GRPO by hand."""
+"""Exercises of lesson 04, GRPO by hand.
+
+The mean over all tokens, a mistake here, is that of DAPO (https://arxiv.org/abs/2503.14476).
+"""
 
 import numpy as np
 import torch

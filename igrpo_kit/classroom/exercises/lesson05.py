@@ -44,12 +44,12 @@ _SELECT_BEST_DRAFT = FunctionCheck(
 
 
 def refinement_prompt(question: str, draft: str) -> str:
-    """q' in the paper's order: the question, then the draft between tags."""
+    """q' in the paper's order (Eq. 3): the question, then the draft between tags."""
     return f"{question}\n\nA prior draft:\n<draft>\n{draft}\n</draft>"
 
 
 def _draft_first(question: str, draft: str) -> str:
-    """The draft stands before the question; Eq. 3 appends it after q."""
+    """The draft stands before the question, as in `tiny`. Asked for is the paper's order, Eq. 3: after q."""
     return f"A prior draft:\n<draft>\n{draft}\n</draft>\n\n{question}"
 
 
