@@ -1,15 +1,19 @@
 """Relatives of iGRPO: what they sample, which advantages they give, and their names in a YAML experiment."""
 
 import copy
+import re
 from dataclasses import replace
 
+import nbformat
 import pytest
 import torch
 
+from igrpo_kit import core, tasks
+from igrpo_kit.core.data import lessons_path
 from igrpo_kit.core.losses import ABCGRPO, GRPO
 from igrpo_kit.core.prompts import PromptFormat
 from igrpo_kit.core.selection import select_first_draft
-from igrpo_kit.experiments.experiment import read_experiment
+from igrpo_kit.experiments.experiment import OBJECTIVES, VARIANTS, read_experiment
 from igrpo_kit.experiments.relatives import (
     GDPO,
     MGRPO,
@@ -275,3 +279,41 @@ def test_mgrpo_resumes_to_the_same_bits(tiny_policy, tmp_path):
     whole = run(tmp_path / "whole", 3)
     run(tmp_path / "parts", 1)
     assert torch.equal(run(tmp_path / "parts", 3), whole)
+
+
+# --- the table of the family in lesson 04
+
+
+FAMILY = [
+    "GRPO", "Dr. GRPO", "DAPO", "GSPO", "CISPO", "RLOO", "GDPO", "ABC-GRPO", "SGPO", "MGRPO", "iGRPO",
+    "Self-Verification", "Critique-GRPO", "MURPHY", "TL-GRPO",
+]  # fmt: skip
+
+
+def family_rows():
+    cells = nbformat.read(lessons_path() / "04_grpo_by_hand.ipynb", as_version=4).cells
+    [table] = [cell.source for cell in cells if cell.id == "the-family"]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\|.*", table, re.M)
+    ]
+    assert rows[0] == ["method", "what it changes", "in the kit", "source"]
+    return rows[2:]
+
+
+def test_every_name_in_the_table_of_the_family_exists():
+    """An objective or variant of an experiment file, or a public name of the kit."""
+    tables = {"objective": OBJECTIVES, "variant": VARIANTS}
+    rows, named = family_rows(), {"objective": set(), "variant": set()}
+    assert [row[0] for row in rows] == FAMILY
+    for method, _, in_the_kit, source in rows:
+        assert re.fullmatch(r"\[(\d{4}\.\d{5})\]\(https://arxiv\.org/abs/\1\)", source), method
+        names = re.findall(r"(\w+ )?`([^`]+)`", in_the_kit)
+        assert bool(names) != in_the_kit.startswith("not built: it needs "), method
+        for kind, name in names:
+            if kind.strip() in tables:
+                assert name in tables[kind.strip()], f"{method}: {name}"
+                named[kind.strip()].add(name)
+            else:
+                assert name in {*core.__all__, *tasks.__all__}, f"{method}: {name}"
+    assert OBJECTIVES.keys() - named["objective"] == {"HalvedGRPO", "LiveGroupsGRPO"}  # controls
+    assert VARIANTS.keys() - named["variant"] == {"critique-as-if-from-q"}  # incorrect on purpose
