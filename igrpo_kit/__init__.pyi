@@ -8,6 +8,7 @@ from .analysis import evaluate as evaluate
 from .analysis import pass_at_k_curve as pass_at_k_curve
 from .analysis import read_evaluation as read_evaluation
 from .analysis import wilson_interval as wilson_interval
+from .core import ABCGRPO as ABCGRPO
 from .core import CISPO as CISPO
 from .core import DAPO as DAPO
 from .core import GRPO as GRPO
@@ -22,6 +23,7 @@ from .core import completion_mask as completion_mask
 from .core import data_path as data_path
 from .core import dead_group_probability as dead_group_probability
 from .core import dead_groups as dead_groups
+from .core import gdpo_advantages as gdpo_advantages
 from .core import group_advantages as group_advantages
 from .core import importance_ratio as importance_ratio
 from .core import k3_kl as k3_kl

@@ -1,11 +1,14 @@
 # All public names of this package. Type checkers read this list; each module is imported on first use.
 from .advantages import advantages_of_scored as advantages_of_scored
 from .advantages import dead_groups as dead_groups
+from .advantages import gdpo_advantages as gdpo_advantages
 from .advantages import group_advantages as group_advantages
 from .advantages import leave_one_out_advantages as leave_one_out_advantages
+from .advantages import sgpo_rewards as sgpo_rewards
 from .data import data_path as data_path
 from .data import lessons_path as lessons_path
 from .data import models_path as models_path
+from .losses import ABCGRPO as ABCGRPO
 from .losses import CISPO as CISPO
 from .losses import DAPO as DAPO
 from .losses import GRPO as GRPO

@@ -8,7 +8,7 @@ A group is axis G of a [P, G] tensor; there are no group ids. All functions comp
 so that cancellation does not produce large advantages in groups whose rewards are nearly equal.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -78,6 +78,59 @@ def leave_one_out_advantages(rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P 
     """
     G = rewards.shape[1]
     return group_advantages(rewards, scale_by_std=False) * (G / (G - 1))
+
+
+def gdpo_advantages(rewards: Float[Tensor, "K P G"], weights: Sequence[float]) -> Float[Tensor, "P G"]:
+    """A = Z / std(Z) with Z = sum_k w_k A_k, and A_k the `group_advantages` of reward k alone (GDPO).
+
+    GRPO adds the rewards first and divides the sum by its own std, so that (0, 1) and (0, 2) become equal.
+    Here each reward is normalized within its group, and the sum once over the batch, whose mean is 0 already.
+    https://arxiv.org/abs/2601.05242 and its code, https://github.com/NVlabs/GDPO. Left out: the 1e-4 that the
+    code adds to each std (a std of 0 gives 0 here), and rewards that count only if a harder one is reached.
+
+    Args:
+        rewards: K rewards of each completion, not multiplied by their weights; NaN if not scored.
+        weights: one per reward.
+
+    Returns:
+        The advantages, with sample standard deviation 1 over the batch unless all are 0, in the dtype of
+        `rewards`. Unlike GRPO's, they depend on the other groups of the batch.
+
+    Raises:
+        ValueError: not one weight per reward, G < 2, or a reward is infinite.
+    """
+    if len(weights) != len(rewards):
+        raise ValueError(f"weights: {len(weights)} of them for {len(rewards)} rewards")
+    parts = torch.stack(
+        [
+            w * advantages_of_scored(part.double(), group_advantages)
+            for w, part in zip(weights, rewards, strict=True)
+        ]
+    )
+    total = parts.sum(dim=0)
+    # Opposite rewards cancel up to rounding; the division must not turn what is left into an advantage.
+    total = total.masked_fill(total.abs() <= 1e-12 * parts.abs().sum(dim=0), 0.0)
+    std = total.std(correction=1)
+    return (total / std if std > 0 else total).to(rewards.dtype)
+
+
+def sgpo_rewards(
+    rewards: Float[Tensor, "P G"], correct: Bool[Tensor, "P G"], scores: Float[Tensor, "P G"]
+) -> Float[Tensor, "P G"]:
+    """The rewards, and in groups without a correct completion the scores of their steps instead (SGPO).
+
+    A group of incorrect completions is dead for GRPO if its rewards are binary. SGPO compares its completions
+    by how far each one got before its first incorrect step, https://arxiv.org/abs/2505.11595. Left out: a
+    logistic function of the score with two settings; here the score itself is the reward. Groups with a
+    correct completion keep their rewards. (Written from the paper's abstract and public descriptions.)
+
+    Args:
+        rewards: binary rewards; those of completions that could not be scored are NaN and stay NaN.
+        correct: True for correct completions.
+        scores: fraction of a completion before its first incorrect step, from 0 to 1.
+    """
+    all_incorrect = ~correct.any(dim=1, keepdim=True)
+    return torch.where(all_incorrect & ~rewards.isnan(), scores, rewards)
 
 
 def advantages_of_scored(

@@ -11,6 +11,7 @@ sampled from. For iGRPO's refinements this is q' = q + best draft (Eq. 20), and 
 | `DAPO` (https://arxiv.org/abs/2503.14476) | token | 0.8, 1.28 | mean, std | mean over all tokens |
 | `GSPO` (https://arxiv.org/abs/2507.18071) | sequence | 1 - 3e-4, 1 + 4e-4 | mean, std | as GRPO |
 | `CISPO` (https://arxiv.org/abs/2506.13585) | token, detached | at most 5 | mean, std | as DAPO |
+| `ABCGRPO` (https://arxiv.org/abs/2601.03895) | token | 1 ± 0.2, for either sign of A | mean, std | as GRPO |
 """
 
 from dataclasses import dataclass
@@ -321,3 +322,39 @@ class CISPO(Objective):
     def clipped(self, ratio: PerToken, advantages: PerRow) -> Mask:
         """True where the cap applies: the gradient is smaller there, not 0."""
         return ratio > self.ratio_cap
+
+
+@dataclass(frozen=True, kw_only=True)
+class ABCGRPO(Objective):
+    """clip(r) A without GRPO's minimum, with clip limits of their own for positive and for negative A.
+
+    GRPO's minimum leaves two cases without a limit: r < 1 at A > 0, and r > 1 at A < 0, where the weight of a
+    token grows with r. Here the ratio is clipped in both directions whatever the sign of A (Eqs. 5 and 6 of
+    https://arxiv.org/abs/2601.03895). Nothing is left out: "adaptive" means four limits instead of two; they
+    do not change during training, and the paper's experiments set all four to 0.2. GRPO is the case
+    `clip_low=1, negative_clip_high=inf`.
+
+    A token that is clipped has no gradient, also where its gradient would bring the ratio back.
+
+    Args:
+        clip_low, clip_high: distances of the limits from 1 for A > 0 (the paper's epsilon_2 and epsilon_1).
+        negative_clip_low, negative_clip_high: the same for A <= 0 (epsilon_4 and epsilon_3).
+    """
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    negative_clip_low: float = 0.2
+    negative_clip_high: float = 0.2
+
+    def _clip(self, ratio: PerToken, advantages: PerRow) -> PerToken:
+        positive = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
+        negative = ratio.clamp(1 - self.negative_clip_low, 1 + self.negative_clip_high)
+        return torch.where(advantages[:, None] > 0, positive, negative)
+
+    def surrogate(self, log_probs: PerToken, ratio: PerToken, advantages: PerRow) -> PerToken:
+        """clip(r) A, to be maximized."""
+        return self._clip(ratio, advantages) * advantages.detach()[:, None]
+
+    def clipped(self, ratio: PerToken, advantages: PerRow) -> Mask:
+        """True where the ratio is outside its limits."""
+        return self._clip(ratio, advantages) != ratio

@@ -16,5 +16,8 @@ from .experiment import record_folders as record_folders
 from .experiment import run_name as run_name
 from .presets import load_experiment as load_experiment
 from .presets import preset_names as preset_names
+from .relatives import GDPO as GDPO
+from .relatives import MGRPO as MGRPO
+from .relatives import SGPO as SGPO
 from .runner import run_experiment as run_experiment
 from .runner import run_one as run_one

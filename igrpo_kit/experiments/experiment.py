@@ -15,11 +15,11 @@ import msgspec
 import yaml
 
 from igrpo_kit.analysis.compare import COLUMNS, Record, Summary, summarize
-from igrpo_kit.core.losses import CISPO, DAPO, GRPO, GSPO, DrGRPO, Objective
+from igrpo_kit.core.losses import ABCGRPO, CISPO, DAPO, GRPO, GSPO, DrGRPO, Objective
 from igrpo_kit.core.prompts import PromptFormat
 from igrpo_kit.core.rows import Row
 from igrpo_kit.experiments.baselines import CRITIQUE_AS_IF_FROM_Q, CRITIQUE_GRPO, SELF_VERIFICATION
-from igrpo_kit.experiments.relatives import HalvedGRPO, LiveGroupsGRPO
+from igrpo_kit.experiments.relatives import GDPO, MGRPO, SGPO, HalvedGRPO, LiveGroupsGRPO
 from igrpo_kit.policies.policy import DRAFT_AFTER, DRAFT_BEFORE
 from igrpo_kit.tasks.problem import Problem
 from igrpo_kit.tasks.rewards import AccuracyReward, FormatReward, Reward, WeightedSum
@@ -39,11 +39,12 @@ REWARDS: dict[str, Callable[[], Reward]] = {
     "accuracy+format": lambda: WeightedSum([AccuracyReward(), FormatReward()], [1.0, 1.0]),
 }
 OBJECTIVES: dict[str, type[Objective]] = {
-    o.__name__: o for o in (GRPO, DrGRPO, DAPO, GSPO, CISPO, HalvedGRPO, LiveGroupsGRPO)
+    o.__name__: o for o in (GRPO, DrGRPO, DAPO, GSPO, CISPO, ABCGRPO, HalvedGRPO, LiveGroupsGRPO)
 }
 PROMPT_FORMATS: dict[str, PromptFormat] = {"draft-before": DRAFT_BEFORE, "draft-after": DRAFT_AFTER}
 VARIANTS: dict[str, Variant] = {
-    v.name: v for v in (IGRPO_STEPS, SELF_VERIFICATION, CRITIQUE_GRPO, CRITIQUE_AS_IF_FROM_Q)
+    v.name: v
+    for v in (IGRPO_STEPS, SELF_VERIFICATION, CRITIQUE_GRPO, CRITIQUE_AS_IF_FROM_Q, GDPO, SGPO, MGRPO)
 }
 PREPARED: dict[str, Callable[[], object]] = {"smollm2-sums": prepare_smollm2_sums}
 """policies that are created if missing; called once, before any run"""

@@ -27,6 +27,8 @@ class Scores:
 
     values: list[float]
     statuses: list[str]
+    parts: tuple[tuple[float, list[float]], ...] = ()
+    """weight and values of each reward that `values` is the sum of; empty unless it is a `WeightedSum`"""
 
     def __post_init__(self) -> None:
         if len(self.values) != len(self.statuses):
@@ -231,7 +233,9 @@ class WeightedSum(Reward):
         rows = zip(*(part.values for part in parts), strict=True)
         values = [sum(w * value for w, value in zip(self.weights, row, strict=True)) for row in rows]
         statuses = ["+".join(row) for row in zip(*(part.statuses for part in parts), strict=True)]
-        return Scores(values, statuses)
+        return Scores(
+            values, statuses, tuple((w, part.values) for w, part in zip(self.weights, parts, strict=True))
+        )
 
 
 class _Lifted(Reward):

@@ -5,7 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from igrpo_kit.core.advantages import dead_groups, group_advantages, leave_one_out_advantages
+from igrpo_kit.core.advantages import (
+    dead_groups,
+    gdpo_advantages,
+    group_advantages,
+    leave_one_out_advantages,
+    sgpo_rewards,
+)
 
 groups = st.integers(2, 8).flatmap(
     lambda G: st.lists(
@@ -141,3 +147,66 @@ def test_the_group_with_a_bad_reward_is_named(function, bad):
 def test_a_group_of_one_is_refused():
     with pytest.raises(ValueError, match="at least 2"):
         group_advantages(torch.zeros(3, 1))
+
+
+# Two groups of two; the second completion is better formatted, and in the second group correct as well.
+ACCURACY = [[0.0, 0.0], [0.0, 1.0]]
+FORMAT = [[0.0, 1.0], [0.0, 1.0]]
+
+
+def test_gdpo_keeps_apart_what_the_sum_of_rewards_makes_equal():
+    """(0, 1) and (0, 2) are +-.7071 for GRPO. Here Z is +-.7071 and +-1.4142, and std(Z) = sqrt(5 / 3)."""
+    rewards = torch.tensor([ACCURACY, FORMAT])
+    summed = group_advantages(rewards.sum(dim=0))
+    torch.testing.assert_close(summed, torch.tensor([[-0.70710678, 0.70710678]] * 2))
+    got = gdpo_advantages(rewards, [1.0, 1.0])
+    torch.testing.assert_close(got, torch.tensor([[-0.54772256, 0.54772256], [-1.09544512, 1.09544512]]))
+
+
+def test_gdpo_weighs_the_advantages_and_not_the_rewards():
+    """Weights 1 and 2: Z is +-1.4142 and +-2.1213, sum of squares 13, std sqrt(13 / 3)."""
+    rewards = torch.tensor([ACCURACY, FORMAT])
+    got = gdpo_advantages(rewards, [1.0, 2.0])
+    torch.testing.assert_close(got, torch.tensor([[-0.67936622, 0.67936622], [-1.01904933, 1.01904933]]))
+    scaled = gdpo_advantages(rewards * torch.tensor([10.0, 1.0])[:, None, None], [1.0, 2.0])
+    torch.testing.assert_close(scaled, got)
+
+
+def test_gdpo_with_one_reward_only_adds_the_scale_of_the_batch():
+    """A is +-.8660 in one group and 0 in the dead one: sum of squares 3 over 8, std sqrt(3 / 7)."""
+    rewards = torch.tensor([[[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]])
+    got = gdpo_advantages(rewards, [0.3])
+    torch.testing.assert_close(got, torch.tensor([[1.3228757, 1.3228757, -1.3228757, -1.3228757], [0.0] * 4]))
+
+
+def test_gdpo_of_opposite_rewards_is_exactly_zero():
+    """1/3 and 2/3 are not exact: what the sum leaves over is rounding, and stays out of the division."""
+    reward = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    assert gdpo_advantages(torch.stack([reward, 1 - reward]), [1.0, 1.0]).tolist() == [[0.0] * 3] * 2
+    assert gdpo_advantages(torch.zeros(2, 1, 3), [1.0, 1.0]).tolist() == [[0.0] * 3]
+
+
+def test_gdpo_names_what_is_wrong():
+    with pytest.raises(ValueError, match="weights: 1 of them for 2 rewards"):
+        gdpo_advantages(torch.tensor([ACCURACY, FORMAT]), [1.0])
+    with pytest.raises(ValueError, match=r"infinite in group\(s\) \[1\]"):
+        gdpo_advantages(torch.tensor([[[0.0, 1.0], [torch.inf, 1.0]]]), [1.0])
+
+
+def test_gdpo_leaves_out_what_a_reward_did_not_score():
+    """The second reward scored two of three; the first leaves a +1.154701, -0.577350, -0.577350 pattern."""
+    first, second = [3.0, 0.0, 0.0], [1.0, 0.0, torch.nan]
+    got = gdpo_advantages(torch.tensor([[first], [second]]), [1.0, 1.0])
+    # 1.154701 + .707107, -.577350 - .707107, -.577350 + 0: 1.861807, -1.284457, -.577350; their std 1.650680
+    assert got[0].tolist() == pytest.approx([1.127903, -0.778138, -0.349765], abs=1e-5)
+
+
+def test_sgpo_scores_the_steps_of_groups_without_a_correct_completion():
+    """Mean of 0, .25, .5 is .25 and their sample std .25: advantages -1, 0, 1. GRPO has 0 three times."""
+    rewards = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, torch.nan, 0.0]])
+    scores = torch.tensor([[0.0, 0.25, 0.5], [0.9, 0.8, 0.7], [0.2, 0.4, 0.6]])
+    got = sgpo_rewards(rewards, rewards == 1, scores)
+    expected = torch.tensor([[0.0, 0.25, 0.5], [1.0, 0.0, 0.0], [0.2, torch.nan, 0.6]])
+    torch.testing.assert_close(got, expected, equal_nan=True)
+    assert group_advantages(got[:1]).tolist() == [[-1.0, 0.0, 1.0]]
+    assert group_advantages(rewards[:1]).tolist() == [[0.0, 0.0, 0.0]]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from igrpo_kit.core.losses import (
+    ABCGRPO,
     CISPO,
     DAPO,
     GRPO,
@@ -16,7 +17,8 @@ from igrpo_kit.core.losses import (
     sequence_importance_ratio,
 )
 
-OBJECTIVES = [GRPO(), DrGRPO(max_length=7), DAPO(), GSPO(), CISPO()]
+ABC = ABCGRPO(clip_low=0.1, clip_high=0.2, negative_clip_low=0.3, negative_clip_high=0.4)
+OBJECTIVES = [GRPO(), DrGRPO(max_length=7), DAPO(), GSPO(), CISPO(), ABC]
 NAMES = [type(o).__name__ for o in OBJECTIVES]
 
 
@@ -85,7 +87,7 @@ def test_sequence_ratio_by_hand():
 
 
 def loop_loss(objective, log_probs, old, advantages, mask):
-    """The five objectives as their papers print them, one token at a time; no KL."""
+    """The six objectives as their papers print them, one token at a time; no KL."""
     B, T = log_probs.shape
     rows, tokens, total = [], 0, 0.0
     for i in range(B):
@@ -97,6 +99,9 @@ def loop_loss(objective, log_probs, old, advantages, mask):
             A = advantages[i].item()
             if isinstance(objective, CISPO):
                 term = min(r, objective.ratio_cap) * A * log_probs[i, t].item()
+            elif isinstance(objective, ABCGRPO):
+                low, high = (0.9, 1.2) if A > 0 else (0.7, 1.4)
+                term = min(max(r, low), high) * A
             else:
                 clipped = min(max(r, 1 - objective.clip_low), 1 + objective.clip_high)
                 term = min(r * A, clipped * A)
@@ -242,6 +247,36 @@ def test_cispo_caps_the_weight_and_keeps_the_gradient():
     assert stats.clip_fraction == 1.0
 
 
+def test_abc_grpo_by_hand_in_all_four_quadrants():
+    """Ratios 1.5, 0.5, 1.1; limits 0.9 and 1.2 for A = 1, 0.7 and 1.4 for A = -2; no gradient where clipped.
+
+    GRPO with the limits 0.9 and 1.2 gives 0.5 instead of 0.9 at A = 1, and -3.0 instead of -2.8 at A = -2.
+    """
+    log_probs = torch.tensor([[1.5, 0.5, 1.1]] * 2).log().requires_grad_()
+    ratio, A = log_probs.exp(), torch.tensor([1.0, -2.0])
+    terms = ABC.surrogate(log_probs, ratio, A)
+    torch.testing.assert_close(terms, torch.tensor([[1.2, 0.9, 1.1], [-2.8, -1.4, -2.2]]))
+    terms.sum().backward()
+    torch.testing.assert_close(log_probs.grad, torch.tensor([[0.0, 0.0, 1.1], [0.0, 0.0, -2.2]]))
+    assert ABC.clipped(ratio, A).tolist() == [[True, True, False]] * 2
+    grpo = GRPO(clip_low=0.1, clip_high=0.2).surrogate(log_probs, ratio, A)
+    torch.testing.assert_close(grpo, torch.tensor([[1.2, 0.5, 1.1], [-3.0, -1.8, -2.2]]))
+
+
+def test_grpo_is_the_case_of_abc_grpo_without_the_two_new_limits():
+    log_probs, old, _, A, mask = ragged_batch(3, spread=1.0)
+    special = ABCGRPO(clip_low=1.0, negative_clip_high=math.inf)
+    for objective in (special, GRPO()):
+        loss, stats = objective.loss(log_probs, old, A, mask)
+        (grad,) = torch.autograd.grad(loss, log_probs)
+        assert stats.clip_fraction > 0.2
+        if objective is special:
+            expected = (loss, grad, stats.clip_fraction)
+    assert loss.item() == pytest.approx(expected[0].item(), rel=1e-12)
+    torch.testing.assert_close(grad, expected[1])
+    assert stats.clip_fraction == expected[2]
+
+
 def test_stats_by_hand():
     """Ratios 1.5 (A = 1, clipped), 1.5 (A = -1, not), 1.0; the fourth is padding."""
     log_probs = torch.tensor([[1.5, 1.0], [1.5, 9.0]]).log()
@@ -262,7 +297,7 @@ def test_each_objective_normalizes_rewards_its_own_way():
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=NAMES)
 def test_the_methods_share_an_interface_and_are_not_each_other(objective):
     assert isinstance(objective, Objective)
-    methods = [GRPO, DrGRPO, DAPO, GSPO, CISPO]
+    methods = [GRPO, DrGRPO, DAPO, GSPO, CISPO, ABCGRPO]
     assert [kind for kind in methods if isinstance(objective, kind)] == [type(objective)]
 
 

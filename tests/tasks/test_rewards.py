@@ -158,6 +158,7 @@ def test_the_paper_s_sum_and_its_joined_statuses() -> None:
         "incorrect+formatted",
         "incorrect+unformatted",
     ]
+    assert scores.parts == ((1.0, [1, 1, 0, 0]), (1.0, [1, 0, 1, 0]))
     assert reward.__name__ == "accuracy+format"
     assert reward.needs == ("answer",)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from igrpo_kit.core.losses import CISPO, DAPO, GRPO, GSPO, DrGRPO
+from igrpo_kit.core.losses import ABCGRPO, CISPO, DAPO, GRPO, GSPO, DrGRPO
 from igrpo_kit.core.randomness import derived_seed
 from igrpo_kit.core.rows import read_rows
 from igrpo_kit.policies.log_probs import completion_log_probs
@@ -96,7 +96,9 @@ def loop_gradient(policy, rollout, objective, temperature=1.0):
 
 
 @pytest.mark.parametrize(
-    "objective", [GRPO(), DrGRPO(max_length=12), DAPO(), GSPO(), CISPO()], ids=lambda o: type(o).__name__
+    "objective",
+    [GRPO(), DrGRPO(max_length=12), DAPO(), GSPO(), CISPO(), ABCGRPO()],
+    ids=lambda o: type(o).__name__,
 )
 def test_the_update_is_that_of_a_loop_over_completions(policy, objective):
     """Shared prefixes, dropped dead groups, padding and reductions: none of them changes the gradient."""
