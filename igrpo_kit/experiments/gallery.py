@@ -52,7 +52,7 @@ def mixed_groups() -> go.Figure:
             p_mean=x,
             p_concentration=1e9,  # equal prompts
             p_fix=None,
-            p_keep=0.64,
+            p_keep=0.63,
             num_drafts=4,
             num_refinements=4,
             prompts=200_000,
@@ -60,7 +60,7 @@ def mixed_groups() -> go.Figure:
         )
         for x in p.tolist()
     ]
-    assumption = "a model: 64% of correct drafts are kept, as recorded; an incorrect one changes nothing"
+    assumption = "a model: 63% of correct drafts are kept, as recorded; an incorrect one changes nothing"
     return plot_mixed_groups(p, results, num_drafts=4, num_refinements=4, assumption=assumption)
 
 
