@@ -17,13 +17,16 @@ from igrpo_kit.analysis import cost, paper
 from igrpo_kit.analysis.compare import (
     COLUMNS,
     Record,
+    accuracy,
     load_records,
     markdown_table,
     one_run_table,
+    signed,
     summarize,
     table,
     verdicts,
 )
+from igrpo_kit.analysis.stats.intervals import welch_interval
 from igrpo_kit.core.data import data_path
 from igrpo_kit.core.rows import Row
 from igrpo_kit.experiments.ablations import best_learning_rates
@@ -230,6 +233,20 @@ def _learning_rates() -> str:
     return markdown_table(rows)
 
 
+def _template_difference() -> str:
+    """iGRPO minus GRPO-8 with the draft after q, minus the same with the draft before it."""
+
+    def by_seed(preset: str) -> list[float]:
+        scores = {(r.method, r.seed): accuracy(r.final("q")) for r in committed(preset)[1]}
+        return [x - scores["GRPO-8", seed] for (method, seed), x in scores.items() if method == "iGRPO 4+4"]
+
+    after, before = by_seed("template-after-cpu"), by_seed("countdown-cpu")
+    return (
+        "The difference of iGRPO 4+4 to GRPO-8 with the draft after the question, minus that with the draft "
+        f"before it: {signed(welch_interval(after, before))} (Welch, {len(after)} and {len(before)} seeds)."
+    )
+
+
 _CONTROLS = ("GRPO-4", "iGRPO 4+4, random draft", "iGRPO 4+4, no draft")
 BLOCKS: dict[str, Callable[[], str]] = {
     "summary": _summary,
@@ -240,6 +257,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "learning-rates": _learning_rates,
     **{f"best-lr-{task}": partial(_bullets, f"best-lr-{task}") for task in ("countdown", "addition")},
     "template-after-cpu": partial(_long, "template-after-cpu"),
+    "template-difference": _template_difference,
     "addition-mechanism": _addition_mechanism,
     "smollm2-cpu": partial(_one_run, "smollm2-cpu"),
     "smollm2-mechanism": _smollm2_mechanism,
