@@ -18,6 +18,7 @@ from igrpo_kit.analysis.compare import (
     COLUMNS,
     Record,
     accuracy,
+    difference,
     load_records,
     markdown_table,
     one_run_table,
@@ -51,6 +52,7 @@ REPORTED = (
 """the columns of a comparison's table after its metric"""
 _SHORT = ("greedy", "at_equal_live_tokens", "at_equal_trained_tokens", "at_equal_seconds", "own_draft")
 _BOTH = "iGRPO 4+4, both stages trained (ours)"
+_SHARED_RATE = 3e-4  # of the experiments with one learning rate
 
 
 def comparison_text(experiment: Experiment, folder: str | Path) -> tuple[str, list[Record], Row]:
@@ -216,31 +218,37 @@ def _smollm2_mechanism() -> str:
 
 
 def _learning_rates() -> str:
-    """The rate chosen for each method, and its difference to GRPO-8 at the shared and at the own rates."""
-    rows = [
-        ["task", "method", "chosen rate", "minus GRPO-8, all at 3e-4", "minus GRPO-8, each at its own rate"]
-    ]
+    """The rate chosen for each method, what it does for the method, and the differences to GRPO-8."""
+    head = "task, method, chosen rate, minus itself at 3e-4, minus GRPO-8 (all at 3e-4)"
+    rows = [[*head.split(", "), "minus GRPO-8 (each at its own rate)"]]
     for task in ("countdown", "addition"):
         tuning, runs, _ = committed(f"ablation-lr-{task}")
-        compared = [committed(name) for name in (f"{task}-cpu", f"best-lr-{task}")]
-        shared, own = (
-            {s.method: s.differences.get("accuracy") for s in experiment.summarize(records, base)}
-            for experiment, records, base in compared
-        )
+        shared, own = (_final_accuracies(preset) for preset in (f"{task}-cpu", f"best-lr-{task}"))
         for method, rate in best_learning_rates(tuning, runs).items():
-            differences = [str(d) if d else "" for d in (shared[method], own[method])]
-            rows.append([task, method, f"{rate:.1e}", *differences])
+            row = [task, method, f"{rate:.1e}"]
+            row.append("" if rate == _SHARED_RATE else str(difference(own[method], shared[method])))
+            for scores in (shared, own):
+                row.append("" if method == "GRPO-8" else str(difference(scores[method], scores["GRPO-8"])))
+            rows.append(row)
     return markdown_table(rows)
+
+
+def _final_accuracies(preset: str) -> dict[str, dict[int, float]]:
+    """Method -> seed -> accuracy at the end of the run."""
+    found: dict[str, dict[int, float]] = {}
+    for record in committed(preset)[1]:
+        found.setdefault(record.method, {})[record.seed] = accuracy(record.final("q"))
+    return found
 
 
 def _template_difference() -> str:
     """iGRPO minus GRPO-8 with the draft after q, minus the same with the draft before it."""
 
-    def by_seed(preset: str) -> list[float]:
-        scores = {(r.method, r.seed): accuracy(r.final("q")) for r in committed(preset)[1]}
-        return [x - scores["GRPO-8", seed] for (method, seed), x in scores.items() if method == "iGRPO 4+4"]
+    def differences(preset: str) -> list[float]:
+        scores = _final_accuracies(preset)
+        return [x - scores["GRPO-8"][seed] for seed, x in scores["iGRPO 4+4"].items()]
 
-    after, before = by_seed("template-after-cpu"), by_seed("countdown-cpu")
+    after, before = differences("template-after-cpu"), differences("countdown-cpu")
     return (
         "The difference of iGRPO 4+4 to GRPO-8 with the draft after the question, minus that with the draft "
         f"before it: {signed(welch_interval(after, before))} (Welch, {len(after)} and {len(before)} seeds)."
