@@ -174,7 +174,7 @@ def test_a_missing_file_and_an_unknown_preset(tmp_path, capsys):
     with pytest.raises(FileNotFoundError, match=r"none\.yaml"):
         load_experiment(tmp_path / "none.yaml")
     with pytest.raises(
-        ValueError, match=r"no preset 'dmo'; there is addition-cpu, .*, ablation-beta, .* \.yaml"
+        ValueError, match=r"no preset 'dmo'; there is ablation-lr-addition, .*, ablation-beta, .* \.yaml"
     ):
         load_experiment("dmo")
     assert main(["compare", "--preset", "dmo", "--out", str(tmp_path / "runs")]) == 1
@@ -184,7 +184,9 @@ def test_a_missing_file_and_an_unknown_preset(tmp_path, capsys):
 
 def test_the_presets():
     assert preset_names() == [
-        "addition-cpu", "baselines-cpu", "countdown-cpu", "demo", "graded-cpu", "smollm2-cpu", "smollm2-gpu",
+        "ablation-lr-addition", "ablation-lr-countdown", "ablation-step-size", "addition-cpu", "baselines-cpu",
+        "best-lr-addition", "best-lr-countdown", "countdown-cpu", "demo", "graded-cpu", "smollm2-cpu",
+        "smollm2-gpu", "template-after-cpu",
         "ablation-beta", "ablation-completions", "ablation-split", "ablation-select", "ablation-objective",
         "ablation-template", "ablation-draft-length",
     ]  # fmt: skip
