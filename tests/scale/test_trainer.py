@@ -210,8 +210,8 @@ def test_a_draft_that_was_not_scored_is_not_shown(tmp_path):
     drafts = "a2a1" + "aaaa"
     run, batch = typed(tmp_path, drafts, "1a22" + "aaaa", reward=numbers, questions=["3+4", "5+2"])
     assert asked(run, 1) == ["3+4:2="] * 4 + ["5+2"] * 4  # q itself where there is nothing to show
-    # the unscored refinement stands at the mean of the others, 1/6, and the std is of all four
-    std = math.sqrt((1 / 15) ** 2 + 0 + 2 * (1 / 30) ** 2) / math.sqrt(3)
+    # the mean, 1/6, and the std are those of the three that were scored
+    std = math.sqrt(((1 / 15) ** 2 + 2 * (1 / 30) ** 2) / 2)
     expected = [-1 / 15 / std, 0, 1 / 30 / std, 1 / 30 / std, 0, 0, 0, 0]
     torch.testing.assert_close(batch["advantages"], torch.tensor(expected), rtol=0, atol=1e-6)
     assert batch["advantages"][4:].tolist() == [0.0] * 4
