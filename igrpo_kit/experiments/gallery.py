@@ -52,7 +52,7 @@ def mixed_groups() -> go.Figure:
             p_mean=x,
             p_concentration=1e9,  # equal prompts
             p_fix=None,
-            p_keep=0.95,
+            p_keep=0.63,  # recorded on Countdown
             num_drafts=4,
             num_refinements=4,
             prompts=200_000,
@@ -60,7 +60,7 @@ def mixed_groups() -> go.Figure:
         )
         for x in p.tolist()
     ]
-    assumption = "a model: 95% of refinements keep a correct draft; an incorrect one changes nothing"
+    assumption = "a model: 63% of refinements keep a correct draft; an incorrect one changes nothing"
     return plot_mixed_groups(p, results, num_drafts=4, num_refinements=4, assumption=assumption)
 
 
