@@ -185,8 +185,8 @@ def test_a_missing_file_and_an_unknown_preset(tmp_path, capsys):
 def test_the_presets():
     assert preset_names() == [
         "ablation-lr-addition", "ablation-lr-countdown", "ablation-step-size", "addition-cpu",
-        "baselines-cpu", "best-lr-addition", "best-lr-countdown", "countdown-cpu", "demo", "graded-cpu", "smollm2-cpu",
-        "smollm2-gpu", "template-after-cpu",
+        "baselines-cpu", "best-lr-addition", "best-lr-countdown", "countdown-cpu", "demo", "graded-cpu",
+        "smollm2-cpu", "smollm2-gpu", "template-after-cpu",
         "ablation-beta", "ablation-completions", "ablation-split", "ablation-select", "ablation-objective",
         "ablation-template", "ablation-draft-length",
     ]  # fmt: skip
