@@ -107,6 +107,7 @@ def test_cut_at_any_byte_and_resumed_the_file_is_the_same(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cut.jsonl", "whole.jsonl"]
 
 
+@pytest.mark.faults
 def test_killed_with_kill_9_it_goes_on(tmp_path):
     """A process that evaluates slowly gets SIGKILL after a few calls; this one finishes its file."""
     path = tmp_path / "killed.jsonl"

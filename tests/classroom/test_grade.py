@@ -113,6 +113,7 @@ def test_what_does_not_earn_points(tmp_path, name):
     assert (grade.status, grade.points) == (status, 0)
 
 
+@pytest.mark.faults
 def test_a_call_that_python_cannot_interrupt_ends_with_the_notebooks_time(tmp_path):
     """No signal handler runs inside sum(): the whole process is ended, and this notebook is not graded."""
     path = submit(tmp_path, "a", RIGHT, "sum(range(10**12))")

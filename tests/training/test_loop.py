@@ -371,6 +371,7 @@ def wait_for(process, line):
     raise AssertionError(f"the run ended before it printed {line!r}")
 
 
+@pytest.mark.faults
 def test_kill_9_at_any_moment_then_resume_equals_the_uninterrupted_run(tmp_path):
     """Killed after an odd step, a few ms later each time, so also in the middle of a checkpoint's write."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -101,6 +101,7 @@ def test_resuming_from_the_very_start_writes_the_config_anew(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text()) == {"schema": 2, "seed": 5}
 
 
+@pytest.mark.faults
 def test_a_writer_killed_at_any_moment_leaves_the_old_or_the_new_file(tmp_path):
     """A process rewrites a 4 MB file over and over and is killed with SIGKILL, twelve times."""
     path = tmp_path / "state.json"
