@@ -236,10 +236,8 @@ class Budgets:
 
     base: Row
     """the untrained policy's evaluation from q"""
-    tokens: Mapping[str, float]
-    """metric that counts tokens -> the count of the method with the fewest"""
-    seconds: float
-    """processor seconds of the fastest method"""
+    spent: Mapping[str, float]
+    """metric that counts tokens or seconds -> its total for the method that spent the least"""
 
 
 _Values = Mapping[str, Mapping[int, float]]
@@ -273,13 +271,11 @@ COLUMNS: dict[str, Column] = {
     "greedy": _answers("greedy", lambda r, _: accuracy(r.final("q", greedy=True))),
     "pass_at_8": _of_final("pass@8", lambda row: pass_at(row, 8)),
     "pass_at_32": _of_final("pass@32", lambda row: pass_at(row, 32)),
-    "at_equal_live_tokens": _answers("at equal live tokens", lambda r, b: _at_tokens(r, b, "tokens_live")),
+    "at_equal_live_tokens": _answers("at equal live tokens", lambda r, b: _at_budget(r, b, "tokens_live")),
     "at_equal_trained_tokens": _answers(
-        "at equal tokens, dead groups included", lambda r, b: _at_tokens(r, b, "tokens_trained")
+        "at equal tokens, dead groups included", lambda r, b: _at_budget(r, b, "tokens_trained")
     ),
-    "at_equal_seconds": _answers(
-        "at equal seconds", lambda r, b: reward_at(r, b.base, "seconds/cpu_total", b.seconds)
-    ),
+    "at_equal_seconds": _answers("at equal seconds", lambda r, b: _at_budget(r, b, "seconds/cpu_total")),
     "own_draft": _answers("own draft, refined", lambda r, _: accuracy(r.final("own_draft"))),
     "own_draft_gain": _answers(
         "gain over own draft", lambda r, _: accuracy(r.final("own_draft")) - _draft_accuracy(r)
@@ -308,9 +304,9 @@ def _last(record: Record, clock: str) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _at_tokens(record: Record, budgets: Budgets, clock: str) -> float:
-    """NaN if a record lacks this count."""
-    budget = budgets.tokens[clock]
+def _at_budget(record: Record, budgets: Budgets, clock: str) -> float:
+    """The reward at the budget; NaN if a record lacks this count."""
+    budget = budgets.spent[clock]
     return float("nan") if np.isnan(budget) else reward_at(record, budgets.base, clock, budget)
 
 
@@ -354,8 +350,7 @@ def summarize(
         )
         for clock in clocks
     }
-    budgets = Budgets(base, least, least["seconds/cpu_total"])
-    values = {m: _values(runs, budgets) for m, runs in by_method.items()}
+    values = {m: _values(runs, Budgets(base, least)) for m, runs in by_method.items()}
     return [
         _summary(method, own, {} if method == baseline else values[to[method]], (against or {}).get(method))
         for method, own in values.items()
