@@ -201,7 +201,7 @@ def read_run(folder: str | Path) -> tuple[Row, list[Row]]:
 def pack_run(folder: str | Path, target: str | Path) -> None:
     """Copy a run's record in compact form: gzipped rows, 6 significant digits, no checkpoint.
 
-    The same record always gives the same bytes.
+    The same record always gives the same bytes, also if it is packed already.
 
     Raises:
         FileNotFoundError: `folder` holds no run.
@@ -210,7 +210,7 @@ def pack_run(folder: str | Path, target: str | Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     write_atomically(target / "config.json", (folder / "config.json").read_bytes())
     for name in (RunLog.METRICS, RunLog.EVALUATIONS, RunLog.SAMPLES):
-        if (folder / name).exists():
+        if (folder / name).exists() or (folder / f"{name}.gz").exists():
             content = b"".join(row_line(_rounded(row)) for row in read_rows(folder / name))
             write_atomically(target / f"{name}.gz", gzip.compress(content, mtime=0))
 

@@ -412,3 +412,10 @@ def test_live_tokens_of_an_old_record_by_hand():
     current = [{"step": 1, "tokens_live": 7, "live_tokens": 7.0}]
     assert with_live_tokens(current, config) == current
     assert with_live_tokens([], config) == []
+
+
+def test_packing_a_packed_run_copies_it(tmp_path):
+    source = RECORDS / "countdown-cpu" / "grpo-8" / "seed-0"
+    pack_run(source, tmp_path)
+    for path in source.iterdir():
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
