@@ -206,6 +206,8 @@ class _Run:
         differing = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
         if differing:
             raise CheckpointError(f"{path}: of another run: {', '.join(differing)} differ")
+        if len(state["tokens"]) != 3:
+            raise CheckpointError(f"{path}: of an older version, which did not count live tokens")
         try:
             self.policy.model.load_state_dict(state["model"])
         except RuntimeError as error:

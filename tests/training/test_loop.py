@@ -22,7 +22,7 @@ from igrpo_kit.policies.samplers.sampler import SamplingSettings
 from igrpo_kit.tasks.rewards import AccuracyReward, as_reward
 from igrpo_kit.tasks.sets.generated import countdown_problems
 from igrpo_kit.training import loop
-from igrpo_kit.training.checkpoint import CheckpointError, load_checkpoint
+from igrpo_kit.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from igrpo_kit.training.config import TrainConfig, learning_rate_at
 from igrpo_kit.training.loop import problems_of_step, train
 from igrpo_kit.training.rollout import igrpo_rollout
@@ -454,6 +454,15 @@ def test_a_checkpoint_of_another_run_is_refused(policy, tmp_path):
     content[len(content) // 2] ^= 1
     (tmp_path / "checkpoint.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match="damaged"):
+        run(policy, SMALL, folder=tmp_path, resume=True)
+
+
+def test_a_checkpoint_without_a_count_of_live_tokens_is_refused_by_name(policy, tmp_path):
+    run(policy, SMALL, folder=tmp_path, checkpoint_every=2)
+    path = tmp_path / "checkpoint.safetensors"
+    state = load_checkpoint(path)
+    save_checkpoint(path, state | {"tokens": state["tokens"][:2]})
+    with pytest.raises(CheckpointError, match="of an older version, which did not count live tokens"):
         run(policy, SMALL, folder=tmp_path, resume=True)
 
 
