@@ -301,7 +301,8 @@ from pathlib import Path
 folder = Path(out_dir)
 folder.mkdir(exist_ok=True)
 rank = os.environ["SLURM_PROCID"]
-print(f"[{phase} rank {rank} of {os.environ['SLURM_NTASKS']} host {vllm_host!r}]", flush=True)
+line = f"[{phase} rank {rank} of {os.environ['SLURM_NTASKS']} host {vllm_host!r}]\\n"
+os.write(1, line.encode())  # one write: several tasks share the file
 if fail:
     sys.exit(fail)
 if phase == "train" and rank == "0":
