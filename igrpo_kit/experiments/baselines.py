@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from igrpo_kit.core.advantages import advantages_of_scored
 from igrpo_kit.core.losses import GRPO, Mask, Objective, PerRow, PerToken
@@ -35,7 +34,7 @@ from igrpo_kit.core.selection import Selector, select_drafts
 from igrpo_kit.core.tokens import masked_mean
 from igrpo_kit.policies.log_probs import completion_log_probs
 from igrpo_kit.policies.policy import TINY_VERDICTS, Policy
-from igrpo_kit.policies.samplers.encoding import encode_prompts
+from igrpo_kit.policies.samplers.encoding import encode_answers, encode_prompts
 from igrpo_kit.policies.samplers.sampler import Sampler
 from igrpo_kit.tasks.problem import Problem
 from igrpo_kit.tasks.rewards import Reward, RewardLike, Scores
@@ -165,15 +164,9 @@ def verdict_probabilities(
         verdicts.prompt.refinement_messages(question, answer, tokenizer=tokenizer)
         for question, answer in zip(questions, answers, strict=True)
     ]
-    words = [
-        torch.tensor([*tokenizer(word, add_special_tokens=False).input_ids, tokenizer.eos_token_id])
-        for word in (verdicts.correct, verdicts.incorrect)
-    ]
-    ids = pad_sequence(words, batch_first=True).repeat(len(prompts), 1).to(policy.model.device)
-    mask = pad_sequence([torch.ones_like(w, dtype=torch.bool) for w in words], batch_first=True)
-    log_probs = completion_log_probs(
-        policy.model, encode_prompts(tokenizer, prompts), ids, mask.repeat(len(prompts), 1).to(ids.device)
-    )
+    words = [verdicts.correct, verdicts.incorrect] * len(prompts)
+    ids, mask = encode_answers(tokenizer, words, policy.model.device)
+    log_probs = completion_log_probs(policy.model, encode_prompts(tokenizer, prompts), ids, mask)
     correct, incorrect = log_probs.sum(dim=1).view(-1, 2).unbind(dim=1)
     return torch.sigmoid(correct - incorrect)
 

@@ -7,7 +7,7 @@ experiment can be written to a file, and a process can be started from the file.
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -19,20 +19,39 @@ from igrpo_kit.core.losses import ABCGRPO, CISPO, DAPO, GRPO, GSPO, DrGRPO, Obje
 from igrpo_kit.core.prompts import PromptFormat
 from igrpo_kit.core.rows import Row
 from igrpo_kit.experiments.baselines import CRITIQUE_AS_IF_FROM_Q, CRITIQUE_GRPO, SELF_VERIFICATION
+from igrpo_kit.experiments.drafts import CONSOLIDATED, DRAFTS_THEN_GRPO, FOREIGN_DRAFT, PARTIAL_CREDIT
 from igrpo_kit.experiments.relatives import GDPO, MGRPO, SGPO, HalvedGRPO, LiveGroupsGRPO
 from igrpo_kit.policies.policy import DRAFT_AFTER, DRAFT_BEFORE
+from igrpo_kit.tasks.cipher import CIPHER_TABLES
 from igrpo_kit.tasks.problem import Problem
 from igrpo_kit.tasks.rewards import AccuracyReward, FormatReward, Reward, WeightedSum
-from igrpo_kit.tasks.sets.generated import addition_problems, countdown_max_problems, countdown_problems
+from igrpo_kit.tasks.sets.generated import (
+    addition_problems,
+    cipher_problems,
+    countdown_max_problems,
+    countdown_problems,
+)
 from igrpo_kit.tasks.sets.gym import sum_problems
 from igrpo_kit.training.config import IGRPO_STEPS, TrainConfig, Variant
-from igrpo_kit.training.sft import prepare_smollm2_sums
+from igrpo_kit.training.sft import (
+    CIPHER_BLOCKS,
+    CIPHER_KINDS,
+    CIPHER_LENGTHS,
+    cipher_policy,
+    prepare_cipher,
+    prepare_smollm2_sums,
+)
 
 PROBLEMS: dict[str, Callable[..., list[Problem]]] = {
     "countdown": countdown_problems,
     "countdown-max": countdown_max_problems,
     "addition": addition_problems,
     "sums": sum_problems,
+    **{
+        f"cipher-{length}-{block}": partial(cipher_problems, length=length, table=block % CIPHER_TABLES)
+        for length in CIPHER_LENGTHS
+        for block in range(CIPHER_BLOCKS)
+    },
 }
 REWARDS: dict[str, Callable[[], Reward]] = {
     "accuracy": AccuracyReward,
@@ -44,9 +63,20 @@ OBJECTIVES: dict[str, type[Objective]] = {
 PROMPT_FORMATS: dict[str, PromptFormat] = {"draft-before": DRAFT_BEFORE, "draft-after": DRAFT_AFTER}
 VARIANTS: dict[str, Variant] = {
     v.name: v
-    for v in (IGRPO_STEPS, SELF_VERIFICATION, CRITIQUE_GRPO, CRITIQUE_AS_IF_FROM_Q, GDPO, SGPO, MGRPO)
+    for v in (
+        IGRPO_STEPS, SELF_VERIFICATION, CRITIQUE_GRPO, CRITIQUE_AS_IF_FROM_Q, GDPO, SGPO, MGRPO,
+        DRAFTS_THEN_GRPO, FOREIGN_DRAFT, PARTIAL_CREDIT, CONSOLIDATED,
+    )
+}  # fmt: skip
+PREPARED: dict[str, Callable[[], object]] = {
+    "smollm2-sums": prepare_smollm2_sums,
+    **{
+        cipher_policy(length, block, kind): partial(prepare_cipher, length, block, kind)
+        for kind in CIPHER_KINDS
+        for length in CIPHER_LENGTHS
+        for block in range(CIPHER_BLOCKS)
+    },
 }
-PREPARED: dict[str, Callable[[], object]] = {"smollm2-sums": prepare_smollm2_sums}
 """policies that are created if missing; called once, before any run"""
 
 GRPO_8: dict[str, Any] = {"num_drafts": 0, "num_refinements": 8}
@@ -59,7 +89,8 @@ class Experiment:
     """An experiment: the methods to compare, and everything that is equal for all of them.
 
     `methods` are overrides of `TrainConfig`, with `select` as a name and `objective` as a name with settings.
-    In addition, `prompt_format` replaces that of the policy, and `variant` names another training step.
+    In addition, `prompt_format` replaces that of the policy, `variant` names another training step, and
+    `temperature` is that of training.
 
     Raises:
         ValueError: an unknown name or setting, a value of another type, or an invalid setting (the message
@@ -96,13 +127,24 @@ class Experiment:
     """samples per held-out problem at the end, for protocols with a draft"""
     record_every: int = 50
     """steps between two checkpoints, and between two records of full completions"""
+    blocks: int = 1
+    """a run with seed s uses block s % blocks; `policy` and `problems` may contain {block}, for bases that differ"""
+    measure_every: int = 0
+    """steps between two rows of exact rates (`analysis.transfer.exact_row`) on the held-out problems; 0: none"""
+    preregistration: str | None = None
+    """a file in data/preregistrations, committed before the runs; each record stores its SHA-256"""
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        tables: dict[str, Collection[str]] = {"problems": PROBLEMS, "reward": REWARDS, "metric": COLUMNS}
+        tables: dict[str, Collection[str]] = {"reward": REWARDS, "metric": COLUMNS}
         for key, table in (tables | {"baseline": self.methods}).items():
             if getattr(self, key) not in table:
                 raise ValueError(f"{key}: one of {', '.join(table)}, got {getattr(self, key)!r}")
+        if self.blocks < 1:
+            raise ValueError(f"blocks must be >= 1, got {self.blocks}")
+        for name in map(self.problems_of, range(self.blocks)):
+            if name not in PROBLEMS:
+                raise ValueError(f"problems: one of {', '.join(PROBLEMS)}, got {name!r}")
         if unknown := {*self.against, *self.against.values()} - self.methods.keys():
             raise ValueError(f"against: no method {', '.join(map(repr, sorted(unknown)))}")
         if len(set(record_folders(self).values())) < len(self.methods) * len(self.seeds):
@@ -119,10 +161,27 @@ class Experiment:
             raise ValueError(f"method: one of {', '.join(self.methods)}, got {method!r}")
         chosen = {**self.settings, **self.methods[method]}
         checked = msgspec.to_builtins(msgspec.convert(chosen, _method_type()))
-        settings = {key: value for key, value in checked.items() if key not in ("variant", "prompt_format")}
+        elsewhere = ("variant", "prompt_format", "temperature")
+        settings = {"steps": self.steps} | {k: v for k, v in checked.items() if k not in elsewhere}
         if "objective" in settings:
             settings["objective"] = _objective(settings["objective"])
-        return TrainConfig(steps=self.steps, seed=seed, **settings)
+        return TrainConfig(seed=seed, **settings)
+
+    def policy_of(self, seed: int) -> str:
+        """Name of the policy that a run with this seed starts from."""
+        return self.policy.format(block=seed % self.blocks)
+
+    def problems_of(self, seed: int) -> str:
+        """Name of the problems of a run with this seed."""
+        return self.problems.format(block=seed % self.blocks)
+
+    def keeps_samples(self, seed: int) -> bool:
+        """Whether a run records full completions: where exact rates are measured, the first seed alone does."""
+        return self.measure_every == 0 or seed == self.seeds[0]
+
+    def temperature(self, method: str) -> float:
+        """The temperature at which a method samples and trains; evaluations are at 1."""
+        return self.methods[method].get("temperature", 1.0)
 
     def variant(self, method: str) -> Variant:
         """The training step of a method."""
@@ -133,9 +192,9 @@ class Experiment:
         name = self.methods[method].get("prompt_format")
         return None if name is None else PROMPT_FORMATS[name]
 
-    def held_out(self) -> list[Problem]:
-        """The evaluation problems, the same for every run, split off by a hash of the question."""
-        sample = PROBLEMS[self.problems]
+    def held_out(self, seed: int = 0) -> list[Problem]:
+        """The evaluation problems, the same for every run of a block, split off by a hash of the question."""
+        sample = PROBLEMS[self.problems_of(seed)]
         return sample(self.held_out_problems, seed=1, split="held_out", distinct=True)
 
     def summarize(self, records: Sequence[Record], base: Row) -> list[Summary]:
@@ -151,8 +210,8 @@ class Experiment:
 def _method_type() -> Any:
     """The type of a method: every setting of `TrainConfig` as plain data, all of them optional."""
     hints = get_type_hints(TrainConfig)
-    del hints["steps"], hints["seed"]
-    hints |= {"select": str, "objective": dict[str, Any]}
+    del hints["seed"]
+    hints |= {"select": str, "objective": dict[str, Any], "temperature": float}
     hints |= {"variant": Literal[tuple(VARIANTS)], "prompt_format": Literal[tuple(PROMPT_FORMATS)]}
     optional = [(name, hint | msgspec.UnsetType, msgspec.UNSET) for name, hint in hints.items()]
     return msgspec.defstruct("Method", optional, forbid_unknown_fields=True)

@@ -8,9 +8,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import torch
 from tqdm.auto import tqdm
 
 from igrpo_kit.analysis.evaluation import evaluate
+from igrpo_kit.analysis.transfer import exact_row
+from igrpo_kit.core.data import data_path
 from igrpo_kit.core.randomness import derived_seed
 from igrpo_kit.core.rows import Row, read_rows, write_atomically, write_rows
 from igrpo_kit.experiments.baselines import vote_rows
@@ -87,15 +90,37 @@ def _is_recorded(path: Path) -> bool:
 
 
 def run_base(experiment: Experiment, folder: str | Path) -> None:
-    """Evaluate the untrained policy in full, as the starting point of every run."""
+    """Evaluate the untrained policy (of block 0) in full, as the starting point of every run."""
     folder = Path(folder) / "base"
     if _is_recorded(folder / RunLog.EVALUATIONS):
         return
     torch.set_num_threads(1)
-    policy = load_policy(experiment.policy, device=experiment.device)
+    policy = load_policy(experiment.policy_of(0), device=experiment.device)
     rows = _final_rows(experiment, policy, experiment.held_out(), 0, seed=0)
     RunLog(folder, {"policy": policy.name, **environment(str(policy.model.device))})
     write_rows(folder / RunLog.EVALUATIONS, rows)
+
+
+def _measure(
+    experiment: Experiment, policy: Policy, problems: Sequence[Problem], step: int, seed: int
+) -> list[Row]:
+    sampler = _sampler(experiment, policy, seed, f"measurement {step}")
+    return [{"step": step, **exact_row(sampler, problems)}]
+
+
+def _write_once(path: Path, step: int, make: Callable[[], list[Row]]) -> None:
+    """Append rows of a step, unless they are there: a resumed run may come to this step a second time."""
+    if not (path.exists() and any(row["step"] == step for row in read_rows(path))):
+        write_rows(path, make())
+
+
+def _preregistration(experiment: Experiment) -> Row:
+    """Name and SHA-256 of the file in which the runs were predicted, for their records."""
+    if experiment.preregistration is None:
+        return {}
+    file = data_path(f"preregistrations/{experiment.preregistration}")
+    digest = sha256(file.read_bytes()).hexdigest()
+    return {"preregistration": {"file": experiment.preregistration, "sha256": digest}}
 
 
 def run_one(
@@ -112,32 +137,37 @@ def run_one(
     """
     config = experiment.config(method, seed)
     torch.set_num_threads(1)
-    policy = load_policy(experiment.policy, device=experiment.device)
+    policy = load_policy(experiment.policy_of(seed), device=experiment.device)
     policy = replace(policy, prompt_format=experiment.prompt_format(method) or policy.prompt_format)
-    problems = _training_problems(experiment.problems, experiment.train_problems)
-    test = experiment.held_out()
-    sampler = _sampler(experiment, policy, seed, "sampling")
+    problems = _training_problems(experiment.problems_of(seed), experiment.train_problems)
+    test = experiment.held_out(seed)
+    sampler = _sampler(experiment, policy, seed, "sampling", experiment.temperature(method))
     run_folder = Path(folder) / run_name(method, seed)
+    run_folder.mkdir(parents=True, exist_ok=True)
     evaluations = run_folder / RunLog.EVALUATIONS
 
     def evaluate_if_due(step: int) -> None:
-        if step == experiment.steps:
-            write_rows(evaluations, _final_rows(experiment, policy, test, step, seed))
-        elif step % experiment.evaluate_every == 0:
+        if experiment.measure_every and step % experiment.measure_every == 0:
+            exact = partial(_measure, experiment, policy, test, step, seed)
+            _write_once(run_folder / RunLog.EXACT, step, exact)
+        if step == config.steps:
+            _write_once(evaluations, step, partial(_final_rows, experiment, policy, test, step, seed))
+        elif step and step % experiment.evaluate_every == 0:
             samples = experiment.evaluation_samples
-            row = _evaluation_row(experiment, policy, test, step, num_samples=samples, seed=seed)
-            write_rows(evaluations, [row])
+            row = partial(_evaluation_row, experiment, policy, test, step, num_samples=samples, seed=seed)
+            _write_once(evaluations, step, lambda: [row()])
 
-    checkpoint = run_folder / "checkpoint.safetensors"
+    checkpoint, done = run_folder / "checkpoint.safetensors", 0
     if checkpoint.exists():  # it may have been saved after its step, but before the evaluation of that step
         state = load_checkpoint(checkpoint)
-        if not (evaluations.exists() and state["step"] in {row["step"] for row in read_rows(evaluations)}):
-            policy.model.load_state_dict(state["model"])
-            evaluate_if_due(state["step"])
+        policy.model.load_state_dict(state["model"])
+        done = state["step"]
+    evaluate_if_due(done)
     rows = train(
         sampler, REWARDS[experiment.reward](), problems, config, folder=run_folder,
         variant=experiment.variant(method), checkpoint_every=experiment.record_every,
-        samples_every=experiment.record_every, resume=True, progress=progress,
+        samples_every=experiment.record_every if experiment.keeps_samples(seed) else 0,
+        resume=True, progress=progress, about=_preregistration(experiment),
     )  # fmt: skip
     for row in rows:
         evaluate_if_due(row["step"])
@@ -184,13 +214,15 @@ def _settings(experiment: Experiment, method: str, seed: int) -> Row:
     """What the record of a run must say for it to be a run of this experiment."""
     reward, prompt_format = REWARDS[experiment.reward](), experiment.prompt_format(method)
     row = {
-        "policy": experiment.policy,
+        "policy": experiment.policy_of(seed),
         "variant": experiment.variant(method).name,
         **experiment.config(method, seed).to_row(),
-        "sampling": asdict(_sampling(experiment)),
+        "sampling": asdict(_sampling(experiment, experiment.temperature(method))),
         "reward": reward.__name__,
         "full_reward": reward.full_reward,
-        "problems": problems_identity(_training_problems(experiment.problems, experiment.train_problems)),
+        "problems": problems_identity(
+            _training_problems(experiment.problems_of(seed), experiment.train_problems)
+        ),
     }
     return row if prompt_format is None else row | {"prompt_format": asdict(prompt_format)}
 
@@ -232,15 +264,15 @@ def run_experiment(experiment: Experiment, folder: str | Path, *, jobs: int) -> 
     folder = Path(folder)
     if experiment.device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(f"{experiment.name} needs a CUDA GPU, and torch sees none")
-    if experiment.policy in PREPARED:
-        PREPARED[experiment.policy]()
+    for name in sorted({experiment.policy_of(seed) for seed in (0, *experiment.seeds)} & PREPARED.keys()):
+        PREPARED[name]()
     waiting = _missing(experiment, folder)
     experiment_file = folder / f"{experiment.name}.yaml"
     if waiting:  # a folder of finished records may be read-only
         _check_same(experiment, experiment_file)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(experiment_file, experiment.to_yaml().encode())
-    total = experiment.steps * sum(job.method is not None for job in waiting)
+    total = sum(experiment.config(job.method, job.seed).steps for job in waiting if job.method is not None)
     with tqdm(total=total, unit="step", desc=experiment.name) as bar:
         failed = _run_jobs(waiting, experiment_file, jobs, bar)
     if failed:

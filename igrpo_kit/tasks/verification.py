@@ -3,6 +3,7 @@
 | problems from                | source                                   | checked by                       |
 |------------------------------|------------------------------------------|----------------------------------|
 | `countdown_problems`, ...    | `countdown`, `countdown-max`, `addition` | `verify`, exactly: see `puzzles` |
+| `cipher_problems`            | `cipher-<table>`                         | `verify`, exactly: see `cipher`  |
 | `reasoning_gym_problems`     | `reasoning-gym/<dataset>`                | `verify`, by its own scorer      |
 | `load_hub_set` (hub)         | the name of the set                      | `grading.Grader`                 |
 | `load_problems` (JSONL, CSV) | as given in the file                     | whichever fits the source        |
@@ -10,9 +11,11 @@
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 from igrpo_kit.tasks import puzzles
+from igrpo_kit.tasks.cipher import CIPHER_TABLES, check_cipher, cipher_source
 from igrpo_kit.tasks.grading.extraction import extract_answer
 from igrpo_kit.tasks.grading.grader import Grade
 from igrpo_kit.tasks.problem import Problem
@@ -23,6 +26,7 @@ _EXACT: dict[str, Callable[[str, str], Check]] = {
     "countdown": puzzles.check_countdown,
     "countdown-max": puzzles.check_countdown_max,
     "addition": puzzles.check_addition,
+    **{cipher_source(table): partial(check_cipher, table=table) for table in range(CIPHER_TABLES)},
 }
 _OPENED = re.compile(r"\\(?:boxed|fbox)\s*\{|<answer>")
 

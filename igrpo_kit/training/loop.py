@@ -121,10 +121,12 @@ class _Run:
     def _update(self, step: int, rollout: Rollout) -> Row:
         config, learning_rate = self.config, learning_rate_at(step, self.config)
         set_learning_rate(self.optimizer, learning_rate)
+        trained = self.variant.trained(rollout, config.objective, train_drafts=config.train_drafts)
+        self.tokens_trained += sum(int(t.samples.mask.sum()) for t in trained)
         row = update(
             self.policy.model,
             self.optimizer,
-            self.variant.trained(rollout, config.objective, train_drafts=config.train_drafts),
+            trained,
             temperature=self.sampler.settings.temperature,
             num_iterations=config.num_iterations,
             micro_batches=config.micro_batches,
@@ -152,7 +154,6 @@ class _Run:
         }
         drafted = row.get("stage1/tokens", 0.0)
         self.tokens_sampled += int(row["tokens"] + drafted)
-        self.tokens_trained += int(row["tokens"] + (drafted if config.train_drafts else 0))
         self.tokens_live += int(row["live_tokens"])
         self.seconds += perf_counter() - start
         self.cpu_seconds += process_time() - cpu_start
@@ -248,6 +249,7 @@ def train(
     resume: bool = False,
     stop: threading.Event | None = None,
     progress: bool = True,
+    about: Row | None = None,
 ) -> Iterator[Row]:
     """Train the sampler's policy and yield the metric row of each step (Algorithm 1).
 
@@ -268,6 +270,7 @@ def train(
         resume: continue from the folder's checkpoint, or start a new run if there is none.
         stop: an event that another thread can set to end the run.
         progress: show a progress bar.
+        about: further entries of `config.json`.
 
     Yields:
         One row of metrics per step, as recorded in `metrics.jsonl`.
@@ -282,7 +285,7 @@ def train(
     folder = None if folder is None else Path(folder)
     stop = threading.Event() if stop is None else stop
     path = None if folder is None else folder / "checkpoint.safetensors"
-    log = None if folder is None else _open_record(run, folder, resume)
+    log = None if folder is None else _open_record(run, folder, resume, about or {})
     sampler.sync()  # the weights may come from a checkpoint
     saved_at = run.step
     bar = tqdm(total=config.steps, initial=run.step, disable=not progress, unit="step")
@@ -304,13 +307,13 @@ def train(
             save_checkpoint(path, run.state())
 
 
-def _open_record(run: _Run, folder: Path, resume: bool) -> RunLog:
+def _open_record(run: _Run, folder: Path, resume: bool, about: Row) -> RunLog:
     """Open the run's record, restoring the checkpoint if the run is resumed and has one."""
     path = folder / "checkpoint.safetensors"
     resuming = resume and (folder / "config.json").exists()
     if resuming and path.exists():
         run.restore(load_checkpoint(path), path)
-    description = {**run.identity(), **environment(str(run.policy.model.device))}
+    description = {**run.identity(), **about, **environment(str(run.policy.model.device))}
     return RunLog(folder, description, resume_at=run.step if resuming else None)
 
 

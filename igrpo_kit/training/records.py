@@ -4,6 +4,7 @@ config.json              all settings, versions, device, git commit
 metrics.jsonl            one row per training step
 evaluations.jsonl        evaluations on held-out problems
 samples.jsonl            some drafts and refinements in full
+exact.jsonl              exact rates on problems with unique answers (see `analysis.transfer`)
 checkpoint.safetensors   the state from which a run resumes (see `training.loop`)
 """
 
@@ -159,13 +160,15 @@ class RunLog:
     """
 
     METRICS, EVALUATIONS, SAMPLES = "metrics.jsonl", "evaluations.jsonl", "samples.jsonl"
+    EXACT = "exact.jsonl"
+    FILES = (METRICS, EVALUATIONS, SAMPLES, EXACT)
 
     def __init__(self, folder: str | Path, config: Row, *, resume_at: int | None = None) -> None:
         self.folder = folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if resume_at is None and (folder / self.METRICS).exists():
             raise FileExistsError(f"{folder} holds a run already; resume it, or choose another folder")
-        for name in (self.METRICS, self.EVALUATIONS, self.SAMPLES):
+        for name in self.FILES:
             keep_rows(folder / name, resume_at or 0)
         if not resume_at:
             text = json.dumps(jsonable({"schema": SCHEMA, **config}), indent=1, ensure_ascii=False)
@@ -209,7 +212,7 @@ def pack_run(folder: str | Path, target: str | Path) -> None:
     folder, target = Path(folder), Path(target)
     target.mkdir(parents=True, exist_ok=True)
     write_atomically(target / "config.json", (folder / "config.json").read_bytes())
-    for name in (RunLog.METRICS, RunLog.EVALUATIONS, RunLog.SAMPLES):
+    for name in RunLog.FILES:
         if (folder / name).exists() or (folder / f"{name}.gz").exists():
             content = b"".join(row_line(_rounded(row)) for row in read_rows(folder / name))
             write_atomically(target / f"{name}.gz", gzip.compress(content, mtime=0))

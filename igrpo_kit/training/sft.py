@@ -30,11 +30,11 @@ from igrpo_kit.policies.gguf import fetch_smollm2
 from igrpo_kit.policies.load import load_policy
 from igrpo_kit.policies.log_probs import completion_log_probs
 from igrpo_kit.policies.policy import DRAFT_AFTER, DRAFT_BEFORE, TINY_VERDICTS, Policy
-from igrpo_kit.policies.samplers.encoding import encode_prompts
+from igrpo_kit.policies.samplers.encoding import encode_answers, encode_prompts
 from igrpo_kit.policies.samplers.hf import HFSampler
 from igrpo_kit.policies.samplers.sampler import SamplingSettings
 from igrpo_kit.policies.tiny import tiny_model, tiny_tokenizer
-from igrpo_kit.tasks import puzzles
+from igrpo_kit.tasks import cipher, puzzles
 from igrpo_kit.tasks.sets.gym import sum_problems
 from igrpo_kit.training.optimization import make_optimizer, set_learning_rate, supervised_step, warm_up
 
@@ -55,6 +55,8 @@ class Task:
     model sees drafts without learning to copy them"""
     max_new_tokens: int
     steps: int = 1200
+    revise: Callable[[str, random.Random], tuple[str, str]] | None = None
+    """question -> a draft and its target answer, for half of each batch; None: drafts come from the model"""
     verdicts: bool = False
     """whether a quarter of each batch asks for a verdict on an answer, half of them on correct answers"""
 
@@ -109,6 +111,53 @@ TASKS = {
 }
 
 
+CIPHER_LENGTHS, CIPHER_BLOCKS = (8, 12, 15, 19), 6
+"""digits of an answer, which set how rare a correct one is; and pairs of a table and a warm start"""
+CIPHER_KINDS = {"": DRAFT_BEFORE, "after-": DRAFT_AFTER, "fresh-": DRAFT_BEFORE}
+"""the two template orders, and the control without the skill to repair a draft"""
+
+
+def _cipher_task(kind: str, length: int, table: int) -> Task:
+    def answer(question: str, rng: random.Random) -> str:
+        return cipher.noisy_answer(question, table, rng)
+
+    def revise(question: str, rng: random.Random) -> tuple[str, str]:
+        draft = answer(question, rng)
+        if kind == "fresh-":
+            return draft, answer(question, rng)
+        return draft, cipher.revised_answer(question, draft, table, rng)
+
+    draw = _not_held_out(lambda rng: cipher.draw_cipher(rng, length, table))
+    return Task(draw, answer, CIPHER_KINDS[kind], 1.0, length + 1, steps=900, revise=revise)
+
+
+def cipher_policy(length: int, block: int, kind: str = "") -> str:
+    """Name of a policy that is warm-started on the revision cipher, such as `cipher-after-16-0`."""
+    return f"cipher-{kind}{length}-{block}"
+
+
+def prepare_cipher(length: int, block: int, kind: str = "") -> Path:
+    """The directory of a warm-started cipher policy, created on the first call (about a minute).
+
+    Block b has table b % 3; blocks 3 to 5 are second warm starts on the same tables.
+
+    Args:
+        length: digits of an answer.
+        block: 0..5.
+        kind: of `CIPHER_KINDS`.
+    """
+    name = cipher_policy(length, block, kind)
+    target = models_path() / name
+    if target.is_dir():
+        return target
+    task = _cipher_task(kind, length, block % cipher.CIPHER_TABLES)
+    steps = tqdm(pretrain(task, seed=block), total=task.steps, unit="step", desc=name)
+    *_, (policy, _) = steps
+    with place_when_complete(target) as work:
+        policy.save(work)
+    return target
+
+
 class _Batches:
     """Padded question-answer batches; once there is a pool of drafts, half of the rows contain a draft."""
 
@@ -125,6 +174,10 @@ class _Batches:
 
     def _row(self, with_draft: bool) -> tuple[list[dict[str, str]], str]:
         form = self.policy.prompt_format
+        if with_draft and self.task.revise is not None:
+            question = self.task.draw(self.rng)
+            draft, answer = self.task.revise(question, self.rng)
+            return form.refinement_messages(question, draft), answer
         if not with_draft:
             question = self.task.draw(self.rng)
             return form.problem_messages(question), self.task.answer(question, self.rng)
@@ -147,7 +200,8 @@ class _Batches:
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids [BATCH, L] and labels of the same shape, -100 for tokens without loss."""
         asked = BATCH // 4 if self.task.verdicts else 0
-        rows = [self._row(bool(self.pool) and i < BATCH // 2) for i in range(BATCH - asked)]
+        drafts = bool(self.pool) or self.task.revise is not None
+        rows = [self._row(drafts and i < BATCH // 2) for i in range(BATCH - asked)]
         rows += [self._verdict_row() for _ in range(asked)]
         tokenizer: Any = self.policy.tokenizer
         prompts = encode_prompts(tokenizer, [messages for messages, _ in rows])
@@ -183,7 +237,7 @@ def pretrain(task: Task, *, seed: int = 0, steps: int | None = None) -> Iterator
     refresh_at = {round(share * steps) for share in REFRESH_AT}
     policy.model.train()
     for step in range(steps):
-        if step in refresh_at:
+        if step in refresh_at and task.revise is None:
             batches.refresh()
         set_learning_rate(optimizer, LEARNING_RATE * warm_up(step + 1, WARMUP) * (1 - 0.9 * step / steps))
         ids, labels = batches.next()
@@ -260,21 +314,10 @@ def warm_start(
     for step, start in enumerate(range(0, len(pairs), batch), start=1):
         rows = pairs[start : start + batch]
         prompts = encode_prompts(tokenizer, [policy.prompt_format.problem_messages(q) for q, _ in rows])
-        ids, mask = _answer_ids(tokenizer, [answer for _, answer in rows], model.device)
+        ids, mask = encode_answers(tokenizer, [answer for _, answer in rows], model.device)
         set_learning_rate(optimizer, learning_rate * warm_up(step, WARM_START_WARMUP))
         loss = -completion_log_probs(model, prompts, ids, mask).sum() / mask.sum()
         yield supervised_step(model, optimizer, loss)
-
-
-def _answer_ids(
-    tokenizer: Any, answers: Sequence[str], device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids [B, T] of the answers, each with an end-of-sequence token, and the mask of these tokens."""
-    rows = tokenizer([a + tokenizer.eos_token for a in answers], add_special_tokens=False).input_ids
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
-    mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows], device=device)
-    return ids, mask
 
 
 WARM_START_STEPS = 20

@@ -47,6 +47,17 @@ def _encode(tokenizer: Any, prompts: list[Messages]) -> list[list[int]]:
     return tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=False)
 
 
+def encode_answers(
+    tokenizer: Any, answers: Sequence[str], device: torch.device
+) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """Ids [B, T] of given answers, each with an end-of-sequence token, and the mask of these tokens."""
+    rows = tokenizer([a + tokenizer.eos_token for a in answers], add_special_tokens=False).input_ids
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    return ids, torch.arange(width, device=device) < lengths[:, None]
+
+
 def left_pad(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Ragged rows -> ids [P, T], and attention [P, T], True on tokens. The padding id is arbitrary."""
     width = max(map(len, rows))

@@ -1,10 +1,11 @@
-"""Puzzle sets generated from a seed: Countdown, its graded variant, and addition."""
+"""Puzzle sets generated from a seed: Countdown, its graded variant, addition, and the revision cipher."""
 
 import random
 from collections.abc import Callable
 from functools import partial
 
 from igrpo_kit.tasks import puzzles
+from igrpo_kit.tasks.cipher import CIPHER_TABLES, cipher_source, draw_cipher
 from igrpo_kit.tasks.problem import Problem, Split
 
 
@@ -120,3 +121,27 @@ def addition_problems(
         raise ValueError(f"digits must lie in 1..18, got {digits}")
     draw = partial(puzzles.draw_addition, digits=digits)
     return draw_problems("addition", draw, count, seed, split, distinct)
+
+
+def cipher_problems(
+    count: int, *, seed: int, split: Split = "train", distinct: bool = False, length: int = 15, table: int = 0
+) -> list[Problem]:
+    """`count` problems of the revision cipher, such as `314159265358979` (see `tasks.cipher`).
+
+    Args:
+        count: number of problems.
+        seed: seed of the sampling.
+        split: by a hash of the question (`is_held_out`).
+        distinct: keep each question once.
+        length: digits per question, 1..64.
+        table: number of the table, 0..2.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    if not 1 <= length <= 64:
+        raise ValueError(f"length must lie in 1..64, got {length}")
+    if table not in range(CIPHER_TABLES):
+        raise ValueError(f"table must lie in 0..{CIPHER_TABLES - 1}, got {table}")
+    draw = partial(draw_cipher, length=length, table=table)
+    return draw_problems(cipher_source(table), draw, count, seed, split, distinct)

@@ -1,0 +1,91 @@
+"""The revision-cipher experiments: in which regime does a draft pay, and which part of iGRPO pays?
+
+The length of an answer sets how rare a correct one is, from 1 in 100 (8 digits) to 1 in 50,000 (19). Runs
+are blocked: 3 tables x 2 warm starts. `data/preregistrations/revision-cipher.md` holds what was expected.
+"""
+
+from typing import Any
+
+from igrpo_kit.experiments.experiment import GRPO_4, GRPO_8, IGRPO, Experiment
+from igrpo_kit.training.sft import CIPHER_BLOCKS, CIPHER_LENGTHS, cipher_policy
+
+CORE: dict[str, dict[str, Any]] = {
+    "GRPO-8": GRPO_8,
+    "iGRPO 4+4": IGRPO,
+    "both stages": {**IGRPO, "train_drafts": True},
+    "drafts, then GRPO": {**IGRPO, "variant": "drafts-then-grpo"},
+}
+"""the methods that are tuned and run at every length"""
+
+CONTROLS: dict[str, dict[str, Any]] = {
+    "iGRPO 1+7": {"num_drafts": 1, "num_refinements": 7},
+    "iGRPO 4+4, random draft": {**IGRPO, "select": "random"},
+    "iGRPO 4+4, no draft": {**IGRPO, "select": "none"},
+    "iGRPO 4+4, foreign draft": {**IGRPO, "variant": "foreign-draft"},
+    "both stages, random draft": {**IGRPO, "train_drafts": True, "select": "random"},
+    "refinements trained on q": {
+        **IGRPO,
+        "train_drafts": True,
+        "select": "random",
+        "variant": "consolidated",
+    },
+    "GRPO-4": GRPO_4,
+    "GRPO-8 at T = 0.7": {**GRPO_8, "temperature": 0.7},
+    "GRPO-8, partial credit": {**GRPO_8, "variant": "partial-credit"},
+    "GRPO-8, batch x2": {**GRPO_8, "prompts_per_step": 64, "steps": 100},
+    "GRPO-8, batch x4": {**GRPO_8, "prompts_per_step": 128, "steps": 50},
+    "GRPO-8, batch x8": {**GRPO_8, "prompts_per_step": 256, "steps": 25},
+}
+"""the controls of the two rarest lengths; batches are larger at the same number of rollouts in total"""
+
+KILLING: dict[str, tuple[str, str]] = {
+    "fresh": ("fresh-", "the draft says nothing: revisions in the warm start were new noisy answers"),
+    "after": ("after-", "the draft stands after the question, as in the paper (Eq. 3)"),
+}
+"""bases that are warm-started differently: name -> (kind of policy, what is different)"""
+
+RATES = (7.5e-5, 1.5e-4, 3e-4, 6e-4, 1.2e-3)
+"""learning rates that are tried on the tuning seeds"""
+
+CHOSEN: dict[int, dict[str, float]] = {}
+"""length -> method -> the rate that the tuning seeds chose, by the rule of the preregistration"""
+
+_SHARED: dict[str, Any] = {
+    "baseline": "GRPO-8",
+    "blocks": CIPHER_BLOCKS,
+    "held_out_problems": 128,
+    "measure_every": 10,
+    "evaluate_every": 200,
+    "final_samples": 16,
+    "draft_samples": 2,
+    "record_every": 100,
+    "preregistration": "revision-cipher.md",
+}
+
+
+def _experiment(name: str, title: str, length: int, kind: str = "", **settings: Any) -> Experiment:
+    return Experiment(
+        name=name,
+        title=title,
+        policy=f"cipher-{kind}{length}-{{block}}",
+        problems=f"cipher-{length}-{{block}}",
+        max_new_tokens=length + 1,
+        **{**_SHARED, **settings},
+    )
+
+
+def tuning(length: int) -> Experiment:
+    """Each core method at each rate, on seeds that are reported nowhere else."""
+    methods = {
+        f"{name} at {rate:g}": {**settings, "learning_rate": rate}
+        for name, settings in CORE.items()
+        for rate in RATES
+    }
+    return _experiment(
+        f"revision-{length}-lr",
+        f"Revision cipher, {length} digits: the learning rate of each method (tuning seeds)",
+        length,
+        methods=methods,
+        baseline="GRPO-8 at 0.00015",
+        seeds=(100, 101),
+    )
