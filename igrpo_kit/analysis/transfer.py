@@ -12,11 +12,7 @@ is also taken on the tokens that limit p alone, because an answer may contain to
 Quantities follow the first study of when a draft pays; live groups are those of `core.advantages`.
 """
 
-import copy
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float

@@ -28,7 +28,7 @@ TAKEN_OFF = 1 / 8
 
 
 def select_best_until_taken_off(rewards: Float[Tensor, "P N"]) -> Int[Tensor, " P"]:
-    """The best draft of each problem, or none for all problems once `TAKEN_OFF` of the draft groups are live."""
+    """The best draft of each problem, or no draft at all once `TAKEN_OFF` of the draft groups are live."""
     live = (~dead_groups(rewards)).float().mean()
     return select_no_draft(rewards) if live >= TAKEN_OFF else select_best_draft(rewards)
 
@@ -47,7 +47,7 @@ def drafts_then_grpo_rollout(
 def drafts_then_grpo_trained(
     rollout: Rollout, objective: Objective, *, train_drafts: bool = False
 ) -> list[Trained]:
-    """The refinements as in iGRPO, or where no draft was shown, drafts and other completions as one group of q.
+    """The refinements as in iGRPO; where no draft was shown, drafts and other completions as one group of q.
 
     Args:
         rollout: the result of `drafts_then_grpo_rollout`.
@@ -67,7 +67,7 @@ def foreign_draft_rollout(
     sampler: Sampler, reward: RewardLike, problems: Sequence[Problem],
     *, num_drafts: int, num_refinements: int, **options: Any,
 ) -> Rollout:  # fmt: skip
-    """The control in which each problem's prompt holds the first draft of *another* problem, the previous one.
+    """The control in which each problem is shown the first draft of *another* problem, the previous one.
 
     Metrics that compare a refinement with its draft (copied, repaired) then mean nothing.
 

@@ -128,9 +128,9 @@ class Experiment:
     record_every: int = 50
     """steps between two checkpoints, and between two records of full completions"""
     blocks: int = 1
-    """a run with seed s uses block s % blocks; `policy` and `problems` may contain {block}, for bases that differ"""
+    """a run with seed s uses block s % blocks; `policy` and `problems` may contain {block}"""
     measure_every: int = 0
-    """steps between two rows of exact rates (`analysis.transfer.exact_row`) on the held-out problems; 0: none"""
+    """steps between two rows of exact rates on the held-out problems (`analysis.transfer`); 0: none"""
     preregistration: str | None = None
     """a file in data/preregistrations, committed before the runs; each record stores its SHA-256"""
     device: str = "cpu"
@@ -176,7 +176,7 @@ class Experiment:
         return self.problems.format(block=seed % self.blocks)
 
     def keeps_samples(self, seed: int) -> bool:
-        """Whether a run records full completions: where exact rates are measured, the first seed alone does."""
+        """Whether a run records full completions; with exact rates, only that of the first seed does."""
         return self.measure_every == 0 or seed == self.seeds[0]
 
     def temperature(self, method: str) -> float:

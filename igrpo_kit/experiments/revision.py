@@ -7,7 +7,7 @@ are blocked: 3 tables x 2 warm starts. `data/preregistrations/revision-cipher.md
 from typing import Any
 
 from igrpo_kit.experiments.experiment import GRPO_4, GRPO_8, IGRPO, Experiment
-from igrpo_kit.training.sft import CIPHER_BLOCKS, CIPHER_LENGTHS, cipher_policy
+from igrpo_kit.training.sft import CIPHER_BLOCKS
 
 CORE: dict[str, dict[str, Any]] = {
     "GRPO-8": GRPO_8,

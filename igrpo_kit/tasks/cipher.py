@@ -109,7 +109,7 @@ def check_cipher(question: str, answer: str, table: int) -> Check:
 
 
 def right_digits(completion: str, answer: str) -> float:
-    """Partial credit: the fraction of digits that are right in a completion of the answer's length, else 0."""
+    """Partial credit: fraction of digits that are right in a completion of the answer's length, else 0."""
     if len(completion) != len(answer) or not answer:
         return 0.0
     return sum(a == b for a, b in zip(completion, answer, strict=True)) / len(answer)
