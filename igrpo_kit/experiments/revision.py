@@ -38,14 +38,15 @@ CONTROLS: dict[str, dict[str, Any]] = {
 }
 """the controls of the two rarest lengths; batches are larger at the same number of rollouts in total"""
 
-KILLING: dict[str, tuple[str, str]] = {
-    "fresh": ("fresh-", "the draft says nothing: revisions in the warm start were new noisy answers"),
-    "after": ("after-", "the draft stands after the question, as in the paper (Eq. 3)"),
+BASES = {
+    "after": "the draft stands after the question",
+    "fresh": "no skill to repair a draft",
+    "shifted": "question and refinement prompt share no entry",
 }
-"""bases that are warm-started differently: name -> (kind of policy, what is different)"""
+"""bases with another warm start, and what is different; the names are kinds of `training.sft.CIPHER_KINDS`"""
 
 RATES = (7.5e-5, 1.5e-4, 3e-4, 6e-4, 1.2e-3)
-"""learning rates that are tried on the tuning seeds"""
+"""learning rates for the tuning seeds; the first and last only if the best of the others is next to them"""
 
 CHOSEN: dict[int, dict[str, float]] = {}
 """length -> method -> the rate that the tuning seeds chose, by the rule of the preregistration"""
@@ -88,4 +89,47 @@ def tuning(length: int) -> Experiment:
         methods=methods,
         baseline="GRPO-8 at 0.00015",
         seeds=(100, 101),
+    )
+
+
+def core(length: int) -> Experiment:
+    """The core methods, each at its chosen rate."""
+    methods = {name: {**settings, "learning_rate": CHOSEN[length][name]} for name, settings in CORE.items()}
+    title = f"Revision cipher, {length} digits, each method at its own learning rate"
+    return _experiment(f"revision-{length}", title, length, methods=methods, seeds=tuple(range(10)))
+
+
+def _closest(name: str, settings: dict[str, Any]) -> str:
+    """The core method whose learning rate a control uses."""
+    if name.startswith("GRPO"):
+        return "GRPO-8"
+    return "both stages" if settings.get("train_drafts") else "iGRPO 4+4"
+
+
+def controls(length: int) -> Experiment:
+    """The controls, at the rate of the core method they are closest to; large batches also at twice that."""
+    methods = {}
+    for name, settings in CONTROLS.items():
+        rate = CHOSEN[length][_closest(name, settings)]
+        methods[name] = {**settings, "learning_rate": rate}
+        if "batch" in name:
+            methods[f"{name}, rate x2"] = {**settings, "learning_rate": 2 * rate}
+    title = f"Revision cipher, {length} digits: controls and relatives"
+    return _experiment(
+        f"revision-{length}-controls",
+        title,
+        length,
+        methods=methods,
+        baseline="GRPO-4",
+        seeds=tuple(range(5)),
+    )
+
+
+def other_base(kind: str, length: int = 15) -> Experiment:
+    """GRPO-8, iGRPO 4+4, and both stages on a base of `BASES`, at the rates chosen for the usual one."""
+    names = ("GRPO-8", "iGRPO 4+4", "both stages")
+    methods = {name: {**CORE[name], "learning_rate": CHOSEN[length][name]} for name in names}
+    title = f"Revision cipher, {length} digits: {BASES[kind]}"
+    return _experiment(
+        f"revision-{length}-{kind}", title, length, f"{kind}-", methods=methods, seeds=tuple(range(5))
     )

@@ -147,7 +147,7 @@ def run_one(
     evaluations = run_folder / RunLog.EVALUATIONS
 
     def evaluate_if_due(step: int) -> None:
-        if experiment.measure_every and step % experiment.measure_every == 0:
+        if experiment.measure_every and (step % experiment.measure_every == 0 or step == config.steps):
             exact = partial(_measure, experiment, policy, test, step, seed)
             _write_once(run_folder / RunLog.EXACT, step, exact)
         if step == config.steps:

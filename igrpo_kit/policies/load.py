@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from igrpo_kit.core.data import data_path, models_path
 from igrpo_kit.core.prompts import PAPER_FORMAT, PromptFormat
 from igrpo_kit.policies.gguf import read_gguf
-from igrpo_kit.policies.policy import FORMAT_FILE, Policy
+from igrpo_kit.policies.policy import FORMAT_FILE, Policy, ShiftedFormat
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 PLAIN_TEMPLATE = "{{ bos_token or '' }}{% for m in messages %}{{ m.content }}\n\n{% endfor %}"
@@ -100,4 +100,7 @@ def _hub_is_reachable() -> bool:
 def prompt_format_of(name_or_path: str | Path) -> PromptFormat:
     """Prompt format of a policy, without loading it: its own if it has one, else the paper's."""
     path = local_policies().get(str(name_or_path), Path(name_or_path)) / FORMAT_FILE
-    return PromptFormat(**json.loads(path.read_text())) if path.exists() else PAPER_FORMAT
+    if not path.exists():
+        return PAPER_FORMAT
+    settings = json.loads(path.read_text())
+    return ShiftedFormat(**settings) if "shift" in settings else PromptFormat(**settings)

@@ -29,7 +29,7 @@ from igrpo_kit.core.prompts import PAPER_FORMAT, PromptFormat
 from igrpo_kit.policies.gguf import fetch_smollm2
 from igrpo_kit.policies.load import load_policy
 from igrpo_kit.policies.log_probs import completion_log_probs
-from igrpo_kit.policies.policy import DRAFT_AFTER, DRAFT_BEFORE, TINY_VERDICTS, Policy
+from igrpo_kit.policies.policy import DRAFT_AFTER, DRAFT_BEFORE, SHIFTED, TINY_VERDICTS, Policy
 from igrpo_kit.policies.samplers.encoding import encode_answers, encode_prompts
 from igrpo_kit.policies.samplers.hf import HFSampler
 from igrpo_kit.policies.samplers.sampler import SamplingSettings
@@ -113,8 +113,8 @@ TASKS = {
 
 CIPHER_LENGTHS, CIPHER_BLOCKS = (8, 12, 15, 19), 6
 """digits of an answer, which set how rare a correct one is; and pairs of a table and a warm start"""
-CIPHER_KINDS = {"": DRAFT_BEFORE, "after-": DRAFT_AFTER, "fresh-": DRAFT_BEFORE}
-"""the two template orders, and the control without the skill to repair a draft"""
+CIPHER_KINDS = {"": DRAFT_BEFORE, "after-": DRAFT_AFTER, "fresh-": DRAFT_BEFORE, "shifted-": SHIFTED}
+"""the two template orders, and controls: no skill to repair a draft, nothing shared by q and q'"""
 
 
 def _cipher_task(kind: str, length: int, table: int) -> Task:
