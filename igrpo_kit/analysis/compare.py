@@ -14,7 +14,7 @@ called neither.
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ from igrpo_kit.analysis.stats.intervals import (
     welch_interval,
 )
 from igrpo_kit.core.passk import pass_at_k
-from igrpo_kit.core.rows import OnError, Row, SkippedLinesWarning, read_checked_rows
+from igrpo_kit.core.rows import OnError, Row, SkippedLinesWarning, read_checked_rows, read_rows
 from igrpo_kit.training.records import RunLog, read_config, upgraded, with_live_tokens
 
 WINDOW = 20
@@ -45,6 +45,8 @@ class Record:
     seed: int
     metrics: list[Row]
     evaluations: list[Row]
+    exact: list[Row] = field(default_factory=list)
+    """rows of exact rates (`analysis.transfer.exact_row`) in the order of steps, if any were measured"""
 
     def final(self, protocol: str, *, greedy: bool = False) -> Row:
         """The evaluation after the last step. Raises LookupError if the run has none."""
@@ -171,7 +173,10 @@ def load_record(folder: str | Path, method: str, seed: int, *, on_error: OnError
     if (folder / "config.json").exists():
         metrics = with_live_tokens(metrics, read_config(folder))
     evaluations = read_checked_rows(folder / RunLog.EVALUATIONS, _check_evaluation, on_error=on_error)
-    return Record(method, seed, metrics, list(evaluations))
+    exact = folder / RunLog.EXACT
+    measured = exact.exists() or exact.with_name(exact.name + ".gz").exists()
+    rows = list(read_rows(exact)) if measured else []
+    return Record(method, seed, metrics, list(evaluations), rows)
 
 
 def reward_curve(record: Record, base: Row, clock: str) -> tuple[list[float], list[float]]:

@@ -88,6 +88,7 @@ def tuning(length: int) -> Experiment:
         length,
         methods=methods,
         baseline="GRPO-8 at 0.00015",
+        measure_every=50,
         seeds=(100, 101),
     )
 
