@@ -1,4 +1,4 @@
-"""Experiments as data, with their runner, ablations, baselines, and reports and figures from the records."""
+"""Experiments as data, with their runner, ablations, baselines and regimes; reports and figures of records."""
 
 import lazy_loader as _lazy
 

@@ -4,10 +4,15 @@ The length of an answer sets how rare a correct one is, from 1 in 100 (8 digits)
 are blocked: 3 tables x 2 warm starts. `data/preregistrations/revision-cipher.md` holds what was expected.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import fmean
 from typing import Any
 
+from igrpo_kit.analysis.compare import Record
+from igrpo_kit.analysis.takeoff import p_at
 from igrpo_kit.experiments.experiment import GRPO_4, GRPO_8, IGRPO, Experiment
-from igrpo_kit.training.sft import CIPHER_BLOCKS
+from igrpo_kit.training.sft import CIPHER_BLOCKS, CIPHER_LENGTHS
 
 CORE: dict[str, dict[str, Any]] = {
     "GRPO-8": GRPO_8,
@@ -45,8 +50,11 @@ BASES = {
 }
 """bases with another warm start, and what is different; the names are kinds of `training.sft.CIPHER_KINDS`"""
 
-RATES = (7.5e-5, 1.5e-4, 3e-4, 6e-4, 1.2e-3)
-"""learning rates for the tuning seeds; the first and last only if the best of the others is next to them"""
+RATES = (1.5e-4, 3e-4, 6e-4)
+"""learning rates that are tried for every core method; 7.5e-5 and 1.2e-3 where the best is at an end"""
+
+EXTENDED: dict[tuple[int, str], tuple[float, ...]] = {}
+"""(length, method) -> rates added because the best of `RATES` was the lowest or the highest"""
 
 CHOSEN: dict[int, dict[str, float]] = {}
 """length -> method -> the rate that the tuning seeds chose, by the rule of the preregistration"""
@@ -76,11 +84,11 @@ def _experiment(name: str, title: str, length: int, kind: str = "", **settings: 
 
 
 def tuning(length: int) -> Experiment:
-    """Each core method at each rate, on seeds that are reported nowhere else."""
+    """Each core method at the rates that were tried, on seeds that are reported nowhere else."""
     methods = {
         f"{name} at {rate:g}": {**settings, "learning_rate": rate}
         for name, settings in CORE.items()
-        for rate in RATES
+        for rate in sorted({*RATES, *EXTENDED.get((length, name), ())})
     }
     return _experiment(
         f"revision-{length}-lr",
@@ -91,6 +99,23 @@ def tuning(length: int) -> Experiment:
         measure_every=50,
         seeds=(100, 101),
     )
+
+
+def best_rate(records: Sequence[Record], method: str) -> float | None:
+    """The rate with the highest mean p at step 200 over the tuning seeds; None if no run reached p = .05.
+
+    Args:
+        records: runs of `tuning`.
+        method: a core method.
+    """
+    found: dict[float, list[float]] = {}
+    for record in records:
+        name, rate = record.method.rsplit(" at ", 1)
+        if name == method:
+            found.setdefault(float(rate), []).append(p_at(record, 200))
+    if max(map(max, found.values())) < 0.05:
+        return None
+    return max(found, key=lambda rate: fmean(found[rate]))
 
 
 def core(length: int) -> Experiment:
@@ -134,3 +159,13 @@ def other_base(kind: str, length: int = 15) -> Experiment:
     return _experiment(
         f"revision-{length}-{kind}", title, length, f"{kind}-", methods=methods, seeds=tuple(range(5))
     )
+
+
+def experiments() -> dict[str, Callable[[], Experiment]]:
+    """All experiments of the revision cipher by name; those without chosen rates are left out."""
+    made = [(f"revision-{n}-lr", partial(tuning, n)) for n in CIPHER_LENGTHS]
+    for n in CHOSEN:
+        made += [(f"revision-{n}", partial(core, n)), (f"revision-{n}-controls", partial(controls, n))]
+    if 15 in CHOSEN:
+        made += [(f"revision-15-{kind}", partial(other_base, kind)) for kind in BASES]
+    return dict(made)

@@ -1,0 +1,1 @@
+"""Where a draft pays: the revision cipher, natural tasks, and their tables."""
