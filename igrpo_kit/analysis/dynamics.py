@@ -134,6 +134,26 @@ def held_out_curve(record: Record, base: Row, name: str = "reward", clock: str =
     return Curve(np.array(x, dtype=float), np.array([numbers[name](row) for row in rows], dtype=float))
 
 
+def exact_curve(record: Record, name: str = "p", clock: str = "step") -> Curve:
+    """An exact rate of the record (see `analysis.transfer.exact_row`) against a clock, the start included.
+
+    Args:
+        record: the run.
+        name: "p", "log_prob", "repair", "keep", "reliance", "live/q8", "live/q4", "live/refine4".
+        clock: "step", "tokens_sampled", "tokens_trained", "tokens_live", or "seconds/cpu_total".
+
+    Raises:
+        LookupError: the record has no exact rates, or not this one.
+    """
+    if not record.exact or name not in record.exact[0]:
+        raise LookupError(f"{record.method}, seed {record.seed}: no exact rate {name!r}")
+    at = {0: 0.0} | {row["step"]: row[clock] for row in record.metrics}
+    values = [np.nan if row[name] is None else row[name] for row in record.exact]
+    return Curve(
+        np.array([at[row["step"]] for row in record.exact], dtype=float), np.array(values, dtype=float)
+    )
+
+
 def band(curves: Sequence[Curve], *, points: int = 101, confidence: float = 0.95) -> Band:
     """Interpolate the curves of several runs linearly on one evenly spaced grid of the x covered by all.
 

@@ -1,4 +1,4 @@
-"""Experiments as data, with their runner, ablations, baselines and regimes; reports and figures of records."""
+"""Experiments as data: their runner, ablations, baselines and regimes, and reports and figures of records."""
 
 import lazy_loader as _lazy
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Real
 from scipy.special import betaln
 
 from igrpo_kit.analysis.compare import Record
-from igrpo_kit.analysis.dynamics import Curve, thin, training_curve
+from igrpo_kit.analysis.dynamics import Curve, exact_curve, thin, training_curve
 from igrpo_kit.core.advantages import group_advantages, leave_one_out_advantages
 from igrpo_kit.core.losses import GRPO, clipped_objective
 from igrpo_kit.core.rows import Row
@@ -246,12 +246,15 @@ _PANELS = {
     "dead groups": "dead_groups",
     "copy rate": "copy_rate",
 }
+_EXACT_PANELS = {"p on q, exact": "p", "wrong drafts repaired": "repair"}
+"""shown for records with exact rates; they are not smoothed"""
 
 
 def run_explorer(records: Sequence[Record], base: Row) -> Explorer:
-    """Runs side by side at equal steps, tokens or accuracy; hovering shows the values of all four panels.
+    """Runs side by side at equal steps, tokens or accuracy; hovering shows the values of all panels.
 
-    One line per method and one seed at a time; `viz.runs` draws the means over seeds.
+    One line per method and one seed at a time; `viz.runs` draws the means over seeds. Records with exact
+    rates have two more panels, which show why a run stalls: q' is solved while p is still low.
     Raises ValueError for no record.
     """
     if not records:
@@ -263,9 +266,10 @@ def run_explorer(records: Sequence[Record], base: Row) -> Explorer:
         "seed": widgets.Dropdown(options=seeds, description="seed"),
         "smooth": _slider(widgets.IntSlider, "mean of steps", 10, 1, 50, 1),
     }
-    chart = go.FigureWidget(make_subplots(rows=4, cols=1, shared_xaxes=True, vertical_spacing=0.04))
-    traces = {}
-    for row, (title, metric) in enumerate(_PANELS.items(), start=1):
+    panels = _PANELS | (_EXACT_PANELS if any(r.exact for r in records) else {})
+    grid = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.04)
+    chart, traces = go.FigureWidget(grid), {}
+    for row, (title, metric) in enumerate(panels.items(), start=1):
         for i, method in enumerate(methods):
             chart.add_scatter(
                 mode="lines", name=method, legendgroup=method, showlegend=row == 1, line=line_style(i),
@@ -273,7 +277,9 @@ def run_explorer(records: Sequence[Record], base: Row) -> Explorer:
             )  # fmt: skip
             traces[metric, method] = chart.data[-1]
         chart.update_yaxes(title=title, row=row, col=1)
-    chart.update_layout(template=TEMPLATE, height=820, hovermode="x unified", hoversubplots="axis")
+    chart.update_layout(
+        template=TEMPLATE, height=20 + 200 * len(panels), hovermode="x unified", hoversubplots="axis"
+    )
     chart.update_layout(legend={"orientation": "h", "y": -0.08})
 
     def redraw() -> str:
@@ -285,7 +291,9 @@ def run_explorer(records: Sequence[Record], base: Row) -> Explorer:
             _set(trace, x, y)
             if metric == "reward" and len(y):
                 ends.append(f"{method}: reward {y[-1]:.3f} after {x[-1]:g}")
-        chart.update_xaxes(title=clock if clock != "accuracy" else "held-out reward so far", row=4, col=1)
+        chart.update_xaxes(
+            title=clock if clock != "accuracy" else "held-out reward so far", row=len(panels), col=1
+        )
         return f"Seed {seed}, at equal {clock}. " + "; ".join(ends) + "."
 
     return Explorer(controls, chart, redraw)
@@ -293,8 +301,10 @@ def run_explorer(records: Sequence[Record], base: Row) -> Explorer:
 
 def _curve_or_nothing(record: Record | None, metric: str, clock: str, base: Row, smooth: int) -> Curve:
     try:
+        if record is not None and metric in _EXACT_PANELS.values():
+            return exact_curve(record, metric, clock)
         if record is not None:
             return thin(training_curve(record, metric, clock, base=base, on_q=True, smooth=smooth))
-    except LookupError:  # GRPO copies nothing
+    except LookupError:  # GRPO copies nothing; exact rates have no clock of accuracy
         pass
     return Curve(np.array([]), np.array([]))

@@ -10,11 +10,27 @@ import numpy as np
 import plotly.graph_objects as go
 
 from igrpo_kit.analysis.compare import Record, pass_at
-from igrpo_kit.analysis.dynamics import Curve, held_out_curve, training_curve, transitions_in_metrics
+from igrpo_kit.analysis.dynamics import (
+    Curve,
+    exact_curve,
+    held_out_curve,
+    training_curve,
+    transitions_in_metrics,
+)
 from igrpo_kit.analysis.stats.intervals import Interval, student_interval
+from igrpo_kit.analysis.takeoff import reach_curve
 from igrpo_kit.core.rows import Row
-from igrpo_kit.viz.panels import Panel, plot_panels
-from igrpo_kit.viz.style import COLORS, GRAY, PATTERNS, WIDTH, apply_style, describe, ends_in_words
+from igrpo_kit.viz.panels import Panel, add_band, plot_panels
+from igrpo_kit.viz.style import (
+    COLORS,
+    GRAY,
+    PATTERNS,
+    WIDTH,
+    apply_style,
+    describe,
+    ends_in_words,
+    line_style,
+)
 
 SMOOTH = 10
 STEPS = f"steps (mean of {SMOOTH})"
@@ -91,6 +107,41 @@ def plot_entropy(records: Sequence[Record], base: Row, *, title: str) -> go.Figu
     ]
     figure = plot_panels(records, panels, title=title, says=1)
     return figure.update_yaxes(rangemode="tozero")
+
+
+def plot_takeoff(records: Sequence[Record], *, title: str) -> go.Figure:
+    """Why runs take off and stall, from exact rates: p, its logarithm, repair, and groups with a gradient."""
+    panels = [
+        Panel("p on q, each run and mean", "steps", lambda r: exact_curve(r), "paths"),
+        Panel("log p on q, mean over questions", "steps", lambda r: exact_curve(r, "log_prob")),
+        Panel("own wrong drafts repaired", "steps", lambda r: exact_curve(r, "repair"), "paths"),
+        Panel("dead groups, trained stage", STEPS, lambda r: metric_curve(r, "dead_groups")),
+    ]
+    subtitle = "held-out questions, exact; the right panels: mean and 95% interval over seeds (Student)"
+    return plot_panels(records, panels, title=title, subtitle=subtitle)
+
+
+def plot_reach(records: Sequence[Record], *, title: str, level: float = 0.5) -> go.Figure:
+    """Share of runs whose p has reached a level, by step (Kaplan-Meier), with 95% bands."""
+    figure = apply_style(go.Figure(), title, f"share of runs with p >= {level:g}; 95% bands", width=WIDTH)
+    shares = {}
+    methods = dict.fromkeys(r.method for r in records)
+    for i, method in enumerate(methods):
+        runs = seeds_of(records, method)
+        curve, style = reach_curve(runs, level), line_style(i)
+        last = max(r.exact[-1]["step"] for r in runs)
+        x = np.array([0, *curve.steps, last], dtype=float)
+        share, low, high = (
+            np.array([0.0, *values, values[-1] if values else 0.0])
+            for values in (curve.share, curve.low, curve.high)
+        )
+        # Each value holds until the next step, so a band is drawn with its corners.
+        corners = np.repeat(x, 2)[1:]
+        add_band(figure, corners, (np.repeat(low, 2)[:-1], np.repeat(high, 2)[:-1]), style["color"])
+        figure.add_scatter(x=x, y=share, name=method, mode="lines", line={**style, "shape": "hv", "width": 3})
+        shares[method] = share
+    figure.update_xaxes(title_text="steps").update_yaxes(title_text="share of runs", range=[0, 1.02])
+    return describe(figure, f"Step curves: {title}. Share of runs: {ends_in_words(shares)}.")
 
 
 def plot_lengths(records: Sequence[Record], *, title: str) -> go.Figure:

@@ -83,7 +83,7 @@ def test_an_unknown_protocol_is_refused():
 @pytest.mark.parametrize("name", PRESETS)
 def test_training_and_held_out_problems_are_disjoint(name):
     e = load_experiment(name)
-    training = {p.question for p in PROBLEMS[e.problems](e.train_problems, seed=0)}
+    training = {p.question for p in PROBLEMS[e.problems_of(0)](e.train_problems, seed=0)}
     test = e.held_out()
     assert len({p.question for p in test}) == e.held_out_problems
     assert not training & {p.question for p in test}

@@ -42,7 +42,7 @@ def _numbers(runs: Sequence[Record]) -> dict[str, BySeed]:
 
 
 def read_out_table(records: Sequence[Record]) -> str:
-    """One line per method: p at `STEPS` and the area with intervals, take-offs, and when p reached one half."""
+    """One line per method: p at `STEPS` and the area, how many runs took off, and when p reached one half."""
     head = ["method", "seeds", *(f"p at {step}" for step in STEPS), "area", "took off", "half by step"]
     rows = [[*head, "greedy", "dead groups, end", "copies, end"]]
     for method, runs in runs_of(records).items():
