@@ -148,10 +148,9 @@ def exact_curve(record: Record, name: str = "p", clock: str = "step") -> Curve:
     if not record.exact or name not in record.exact[0]:
         raise LookupError(f"{record.method}, seed {record.seed}: no exact rate {name!r}")
     at = {0: 0.0} | {row["step"]: row[clock] for row in record.metrics}
-    values = [np.nan if row[name] is None else row[name] for row in record.exact]
-    return Curve(
-        np.array([at[row["step"]] for row in record.exact], dtype=float), np.array(values, dtype=float)
-    )
+    x = [at[row["step"]] for row in record.exact]
+    y = [np.nan if row[name] is None else row[name] for row in record.exact]
+    return Curve(np.array(x, dtype=float), np.array(y, dtype=float))
 
 
 def band(curves: Sequence[Curve], *, points: int = 101, confidence: float = 0.95) -> Band:
