@@ -89,12 +89,11 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _print_report(experiment: Any, records_folder: Path, figure_path: Path) -> None:
-    from igrpo_kit.experiments.report import comparison_text
+    from igrpo_kit.experiments.report import comparison_figure, comparison_text
     from igrpo_kit.viz.files import write_html
-    from igrpo_kit.viz.runs import plot_comparison
 
     text, records, base = comparison_text(experiment, records_folder)
-    figure = plot_comparison(records, base, title=experiment.title)
+    figure = comparison_figure(experiment, records, base)
     print("Figure, opens without a network:", write_html(figure, figure_path))
     print(text)
 

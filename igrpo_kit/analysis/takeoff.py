@@ -35,6 +35,15 @@ def p_at(record: Record, step: int) -> float:
     raise LookupError(f"{record.method}, seed {record.seed}: nothing was measured at step {step}")
 
 
+def p_after(record: Record, share: float) -> float:
+    """p after a share of the run's steps, interpolated linearly between measurements.
+
+    A run with larger batches has fewer steps; at the same share it has sampled as many rollouts.
+    """
+    steps = [row["step"] for row in record.exact]
+    return float(np.interp(share * steps[-1], steps, [row["p"] for row in record.exact]))
+
+
 def mean_p(record: Record) -> float:
     """Mean of p over all measured steps, the start included: the area under the curve, between 0 and 1."""
     return float(np.mean([row["p"] for row in record.exact]))

@@ -14,6 +14,7 @@ from igrpo_kit.analysis.paper import load_table, load_text, row_means
 from igrpo_kit.analysis.stats.passk import pass_at_k_curve
 from igrpo_kit.core.toy import simulate_best_of_n, simulate_igrpo
 from igrpo_kit.experiments.presets import committed
+from igrpo_kit.experiments.report import comparison_figure
 from igrpo_kit.viz.files import write_html, write_pngs
 from igrpo_kit.viz.plots import plot_best_of_n, plot_mixed_groups
 from igrpo_kit.viz.results import (
@@ -25,7 +26,6 @@ from igrpo_kit.viz.results import (
 )
 from igrpo_kit.viz.runs import (
     pass_intervals,
-    plot_comparison,
     plot_dead_group_kinds,
     plot_entropy,
     plot_lengths,
@@ -66,8 +66,7 @@ def mixed_groups() -> go.Figure:
 
 def comparison(preset: str) -> go.Figure:
     """A committed experiment, from its records."""
-    experiment, records, base = committed(preset)
-    return plot_comparison(records, base, title=experiment.title)
+    return comparison_figure(*committed(preset))
 
 
 def entropy() -> go.Figure:

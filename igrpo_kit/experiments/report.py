@@ -13,6 +13,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import plotly.graph_objects as go
+
 from igrpo_kit.analysis import cost, paper
 from igrpo_kit.analysis.compare import (
     COLUMNS,
@@ -33,6 +35,8 @@ from igrpo_kit.core.rows import Row
 from igrpo_kit.experiments.ablations import best_learning_rates
 from igrpo_kit.experiments.experiment import Experiment, record_folders
 from igrpo_kit.experiments.presets import committed
+from igrpo_kit.experiments.regimes.tables import read_out_table
+from igrpo_kit.viz.runs import plot_comparison, plot_takeoff
 
 REPORTED = (
     "greedy",
@@ -74,7 +78,16 @@ def comparison_text(experiment: Experiment, folder: str | Path) -> tuple[str, li
         for sentence in verdicts(s, s.against or experiment.baseline, [experiment.metric, "greedy"])
     ]
     text = table(summaries, base, [experiment.metric, *columns])
+    if experiment.measure_every:
+        text += f"\n\nExact p on held-out questions:\n\n{read_out_table(records)}"
     return "\n".join(["", note, "", text, "", *said]), records, base
+
+
+def comparison_figure(experiment: Experiment, records: Sequence[Record], base: Row) -> go.Figure:
+    """The figure of an experiment: its six panels, or where exact rates are measured, the take-off."""
+    if experiment.measure_every:
+        return plot_takeoff(records, title=experiment.title)
+    return plot_comparison(records, base, title=experiment.title)
 
 
 def _bullets(preset: str, baseline: str = "", only: Sequence[str] = ()) -> str:

@@ -7,6 +7,7 @@ from igrpo_kit.analysis.takeoff import (
     bounded_difference,
     first_step,
     mean_p,
+    p_after,
     p_at,
     reach_curve,
     share_taken_off,
@@ -62,3 +63,8 @@ def test_a_difference_needs_both_intervals():
     assert bounded_difference({0: 0.9, 1: 0.0, 2: 0.0}, {0: 0.0, 1: 0.0, 2: 0.0}).sign == 0
     with pytest.raises(ValueError, match="other"):
         bounded_difference({0: 0.1, 1: 0.2}, {0: 0.3})
+
+
+def test_p_after_a_share_of_the_run_is_interpolated():
+    record = run(0, 0.0, 0.2, 0.6, every=25)
+    assert [p_after(record, s) for s in (0.25, 0.5, 1.0)] == pytest.approx([0.1, 0.2, 0.6])

@@ -9,12 +9,13 @@ from igrpo_kit.analysis.takeoff import (
     bounded_difference,
     mean_over_seeds,
     mean_p,
-    p_at,
+    p_after,
     reach_curve,
     share_taken_off,
 )
 
-STEPS = (50, 100, 150, 200)
+SHARES = {"p at 1/4": 0.25, "p at 1/2": 0.5, "p at 3/4": 0.75, "p at the end": 1.0}
+"""read-outs, by share of the run; of 200 steps, 50, 100, 150, and 200"""
 
 
 def runs_of(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -30,20 +31,15 @@ def by_seed(runs: Sequence[Record], number: Callable[[Record], float]) -> BySeed
     return {record.seed: number(record) for record in runs}
 
 
-def p_at_end(record: Record) -> float:
-    """p after the last step."""
-    return record.exact[-1]["p"]
-
-
 def _numbers(runs: Sequence[Record]) -> dict[str, BySeed]:
-    """The read-outs of the preregistration, for runs that were measured at all of `STEPS`."""
-    steps = {f"p at {step}": by_seed(runs, partial(p_at, step=step)) for step in STEPS}
-    return {**steps, "area": by_seed(runs, mean_p)}
+    """The read-outs of the preregistration."""
+    found = {name: by_seed(runs, partial(p_after, share=share)) for name, share in SHARES.items()}
+    return {**found, "area": by_seed(runs, mean_p)}
 
 
 def read_out_table(records: Sequence[Record]) -> str:
-    """One line per method: p at `STEPS` and the area, how many runs took off, and when p reached one half."""
-    head = ["method", "seeds", *(f"p at {step}" for step in STEPS), "area", "took off", "half by step"]
+    """One line per method: p at `SHARES`, the area, how many runs took off, and when p reached one half."""
+    head = ["method", "seeds", *SHARES, "area", "took off", "half by step"]
     rows = [[*head, "greedy", "dead groups, end", "copies, end"]]
     for method, runs in runs_of(records).items():
         numbers = [str(mean_over_seeds(values)) for values in _numbers(runs).values()]
@@ -68,7 +64,7 @@ def difference_table(records: Sequence[Record], baseline: str) -> str:
 
     A difference is bold if Student's interval excludes 0 as well.
     """
-    rows = [["minus " + baseline, "seeds", *(f"p at {step}" for step in STEPS), "area"]]
+    rows = [["minus " + baseline, "seeds", *SHARES, "area"]]
     all_runs = runs_of(records)
     base = _numbers(all_runs[baseline])
     for method, runs in all_runs.items():
