@@ -53,7 +53,10 @@ BASES = {
 RATES = (1.5e-4, 3e-4, 6e-4)
 """learning rates that are tried for every core method; 7.5e-5 and 1.2e-3 where the best is at an end"""
 
-EXTENDED: dict[tuple[int, str], tuple[float, ...]] = {}
+EXTENDED: dict[tuple[int, str], tuple[float, ...]] = {
+    (19, "iGRPO 4+4"): (1.2e-3,),
+    (19, "drafts, then GRPO"): (1.2e-3,),
+}
 """(length, method) -> rates added because the best of `RATES` was the lowest or the highest"""
 
 CHOSEN: dict[int, dict[str, float]] = {}
