@@ -194,6 +194,7 @@ def refinement_wait(
         as_probability(keep, "keep"),
         as_count(num_refinements, "num_refinements"),
     )
+    as_count(num_drafts, "num_drafts")
     best = prompts.best_of_n(num_drafts)
     repaired, kept = (float(live_probability(chance, num_refinements)) for chance in (repair, keep))
     return _first_of(best * kept + (1 - best) * repaired, prompts_per_step)
