@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from igrpo_kit.analysis.compare import accuracy
 from igrpo_kit.analysis.evaluation import fingerprint
 from igrpo_kit.analysis.meter import predict
 from igrpo_kit.analysis.meter.prediction import BOTH_STAGES, DRAFTS_FIRST, GRPO, WARM_UP
@@ -22,7 +23,7 @@ from igrpo_kit.experiments.meter import (
     measurement_text,
     problems_for_meter,
 )
-from igrpo_kit.experiments.presets import load_experiment
+from igrpo_kit.experiments.presets import committed, load_experiment
 from igrpo_kit.policies.load import load_policy
 from igrpo_kit.tasks.problem import Problem
 from igrpo_kit.tasks.sets.files import save_problems
@@ -44,14 +45,15 @@ def test_the_committed_readings_are_of_the_bases_and_batches_of_their_experiment
 def test_a_committed_reading_agrees_with_the_recorded_evaluation():
     """p of `tiny` on the same kind of problems: the record has 512 of them, with 32 samples each."""
     (measured,) = committed_measurements()["countdown-cpu"]
-    assert measured.reading.p.low < judged_base("countdown-cpu") < measured.reading.p.high
+    recorded = accuracy(committed("countdown-cpu")[2])
+    assert measured.reading.p.low < recorded < measured.reading.p.high
 
 
-def judged_base(preset):
-    from igrpo_kit.analysis.compare import accuracy
-    from igrpo_kit.experiments.presets import committed
-
-    return accuracy(committed(preset)[2])
+@pytest.mark.parametrize("preset", JUDGED)
+def test_the_meter_is_judged(preset):
+    """All four say GRPO, and GRPO-8 is ahead in all four records: a constant guess would hit as well."""
+    judged = judge(preset)
+    assert (judged.verdict, judged.possible, judged.outcome, judged.hit) == (GRPO, (GRPO,), -1, True)
 
 
 def test_what_the_verdicts_claim():
@@ -59,7 +61,7 @@ def test_what_the_verdicts_claim():
 
 
 def test_a_preset_that_was_not_measured_is_named():
-    with pytest.raises(LookupError, match="baselines-cpu: not in evaluations/meter.json"):
+    with pytest.raises(LookupError, match="baselines-cpu: not in evaluations"):
         judge("baselines-cpu")
 
 
@@ -90,7 +92,7 @@ def test_problems_by_name_or_from_a_file(tmp_path):
     path = tmp_path / "mine.jsonl"
     save_problems([Problem(str(i), f"{i}+1=", str(i + 1), "addition") for i in range(6)], path)
     assert [p.id for p in problems_for_meter(str(path), 4)] == ["0", "1", "2", "3"]
-    with pytest.raises(ValueError, match="count: asked for 7 problems, .* has 6"):
+    with pytest.raises(ValueError, match=r"count: asked for 7 problems, .* has 6"):
         problems_for_meter(str(path), 7)
     with pytest.raises(ValueError, match=r"problems: one of countdown, .* or a \.jsonl file, got 'sudoku'"):
         problems_for_meter("sudoku", 4)
