@@ -14,6 +14,12 @@ from .experiment import Experiment as Experiment
 from .experiment import read_experiment as read_experiment
 from .experiment import record_folders as record_folders
 from .experiment import run_name as run_name
+from .meter import Judged as Judged
+from .meter import Measurement as Measurement
+from .meter import committed_measurements as committed_measurements
+from .meter import judge as judge
+from .meter import measure_base as measure_base
+from .meter import measure_policy as measure_policy
 from .presets import load_experiment as load_experiment
 from .presets import preset_names as preset_names
 from .relatives import GDPO as GDPO
