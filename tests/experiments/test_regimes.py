@@ -60,14 +60,10 @@ def test_the_main_table_marks_what_both_intervals_show():
 
 def test_the_outcome_in_words():
     runs = [replace(r, exact=[{**r.exact[0], "p": 2e-5, "repair": 4e-3}, *r.exact[1:]]) for r in RUNS]
-    said = map_sentence(runs, runs)
-    assert (
-        said.count("One answer in 50,000 is correct, own wrong drafts are repaired 200 times as often") == 2
-    )
-    assert (
-        "GRPO-8 takes off in 1 of 2 runs and ends at p = 0.100 [0.000, 0.200]; iGRPO 4+4 takes off in 2"
-        in said
-    )
+    start = "One answer in 50,000 is correct, own wrong drafts are repaired 200 times as often: "
+    grpo = "GRPO-8 takes off in 1 of 2 runs and ends at p = 0.100 [0.000, 0.200]"
+    igrpo = "iGRPO 4+4 takes off in 2 of 2 runs and ends at p = 0.600 [0.600, 0.600]"
+    assert map_sentence(runs, runs) == " ".join([f"{start}{grpo}; {igrpo}."] * 2)
 
 
 def test_controls_are_compared_on_their_own_seeds():
