@@ -132,6 +132,16 @@ def core(length: int) -> Experiment:
     return _experiment(f"revision-{length}", title, length, methods=methods, seeds=tuple(range(10)))
 
 
+def lower_rates() -> Experiment:
+    """GRPO-8 at 19 digits at two lower rates, as no tuning run took off there (addendum 2)."""
+    methods = {f"GRPO-8 at {rate:g}": {**GRPO_8, "learning_rate": rate} for rate in (1.5e-4, 6e-4)}
+    title = "Revision cipher, 19 digits: GRPO-8 at lower learning rates"
+    baseline = "GRPO-8 at 0.00015"
+    return _experiment(
+        "revision-19-rates", title, 19, methods=methods, baseline=baseline, seeds=tuple(range(10))
+    )
+
+
 def _closest(name: str, settings: dict[str, Any]) -> str:
     """The core method whose learning rate a control uses."""
     if name.startswith("GRPO"):
@@ -173,6 +183,8 @@ def experiments() -> dict[str, Callable[[], Experiment]]:
     made = [(f"revision-{n}-lr", partial(tuning, n)) for n in CIPHER_LENGTHS]
     for n in CHOSEN:
         made += [(f"revision-{n}", partial(core, n)), (f"revision-{n}-controls", partial(controls, n))]
+    if 19 in CHOSEN:
+        made.append(("revision-19-rates", lower_rates))
     if 15 in CHOSEN:
         made += [(f"revision-15-{kind}", partial(other_base, kind)) for kind in BASES]
     return dict(made)
