@@ -180,6 +180,7 @@ def other_base(kind: str, length: int = 15) -> Experiment:
 
 def experiments() -> dict[str, Callable[[], Experiment]]:
     """All experiments of the revision cipher by name; those without chosen rates are left out."""
+    made: list[tuple[str, Callable[[], Experiment]]]
     made = [(f"revision-{n}-lr", partial(tuning, n)) for n in CIPHER_LENGTHS]
     for n in CHOSEN:
         made += [(f"revision-{n}", partial(core, n)), (f"revision-{n}-controls", partial(controls, n))]
