@@ -39,7 +39,7 @@ from igrpo_kit.experiments.regimes.tables import (
     MAIN,
     controls_table,
     main_table,
-    map_sentence,
+    rarity_table,
     read_out_table,
 )
 from igrpo_kit.viz.runs import plot_comparison, plot_takeoff
@@ -283,8 +283,8 @@ def _revision() -> str:
     return main_table({name: committed(name)[:2] for name in names})
 
 
-def _revision_sentence() -> str:
-    return map_sentence(committed("revision-15")[1], committed("revision-19")[1])
+def _rarities() -> str:
+    return rarity_table([committed(f"revision-{length}")[1] for length in (19, 15)])
 
 
 def _revision_controls(length: int) -> str:
@@ -295,7 +295,7 @@ def _revision_controls(length: int) -> str:
 
 _CONTROLS = ("GRPO-4", "iGRPO 4+4, random draft", "iGRPO 4+4, no draft")
 BLOCKS: dict[str, Callable[[], str]] = {
-    "revision-sentence": _revision_sentence,
+    "rarities": _rarities,
     "revision": _revision,
     "summary": _summary,
     "costs": _costs,
