@@ -132,14 +132,27 @@ def core(length: int) -> Experiment:
     return _experiment(f"revision-{length}", title, length, methods=methods, seeds=tuple(range(10)))
 
 
+def at_rates(name: str, title: str, length: int, rates: dict[str, Sequence[float]]) -> Experiment:
+    """Core methods at other rates than the chosen ones, on the seeds of the core runs."""
+    methods = {
+        f"{method} at {rate:g}": {**CORE[method], "learning_rate": rate}
+        for method, tried in rates.items()
+        for rate in tried
+    }
+    seeds = tuple(range(10))
+    return _experiment(name, title, length, methods=methods, baseline=next(iter(methods)), seeds=seeds)
+
+
 def lower_rates() -> Experiment:
     """GRPO-8 at 19 digits at two lower rates, as no tuning run took off there (addendum 2)."""
-    methods = {f"GRPO-8 at {rate:g}": {**GRPO_8, "learning_rate": rate} for rate in (1.5e-4, 6e-4)}
     title = "Revision cipher, 19 digits: GRPO-8 at lower learning rates"
-    baseline = "GRPO-8 at 0.00015"
-    return _experiment(
-        "revision-19-rates", title, 19, methods=methods, baseline=baseline, seeds=tuple(range(10))
-    )
+    return at_rates("revision-19-rates", title, 19, {"GRPO-8": (1.5e-4, 6e-4)})
+
+
+def shared_rate() -> Experiment:
+    """GRPO-8 and iGRPO 4+4 at 15 digits at one rate, because the tuning seeds misled there (addendum 3)."""
+    title = "Revision cipher, 15 digits: one learning rate for both"
+    return at_rates("revision-15-shared", title, 15, {"GRPO-8": (3e-4,), "iGRPO 4+4": (3e-4,)})
 
 
 def _closest(name: str, settings: dict[str, Any]) -> str:
@@ -168,7 +181,7 @@ def controls(length: int) -> Experiment:
     )
 
 
-def other_base(kind: str, length: int = 15) -> Experiment:
+def other_base(kind: str, length: int) -> Experiment:
     """GRPO-8, iGRPO 4+4, and both stages on a base of `BASES`, at the rates chosen for the usual one."""
     names = ("GRPO-8", "iGRPO 4+4", "both stages")
     methods = {name: {**CORE[name], "learning_rate": CHOSEN[length][name]} for name in names}
@@ -185,7 +198,8 @@ def experiments() -> dict[str, Callable[[], Experiment]]:
     for n in CHOSEN:
         made += [(f"revision-{n}", partial(core, n)), (f"revision-{n}-controls", partial(controls, n))]
     if 19 in CHOSEN:
-        made.append(("revision-19-rates", lower_rates))
+        made += [("revision-19-rates", lower_rates), ("revision-15-shared", shared_rate)]
     if 15 in CHOSEN:
-        made += [(f"revision-15-{kind}", partial(other_base, kind)) for kind in BASES]
+        made += [(f"revision-15-{kind}", partial(other_base, kind, 15)) for kind in BASES]
+        made += [(f"revision-19-{kind}", partial(other_base, kind, 19)) for kind in ("fresh", "shifted")]
     return dict(made)

@@ -62,6 +62,8 @@ def _mean(values: Iterable[float]) -> str:
 
 MAIN = {
     "revision-19": "19 digits",
+    "revision-19-fresh": "19 digits, no skill to repair",
+    "revision-19-shifted": "19 digits, q and q' share no entry",
     "revision-15": "15 digits",
     "revision-12": "12 digits",
     "revision-8": "8 digits: p is common",
