@@ -192,14 +192,11 @@ def other_base(kind: str, length: int) -> Experiment:
 
 
 def experiments() -> dict[str, Callable[[], Experiment]]:
-    """All experiments of the revision cipher by name; those without chosen rates are left out."""
-    made: list[tuple[str, Callable[[], Experiment]]]
-    made = [(f"revision-{n}-lr", partial(tuning, n)) for n in CIPHER_LENGTHS]
+    """All experiments of the revision cipher by name; lengths without chosen rates have their tuning only."""
+    made: dict[str, Callable[[], Experiment]]
+    made = {f"revision-{n}-lr": partial(tuning, n) for n in CIPHER_LENGTHS}
     for n in CHOSEN:
-        made += [(f"revision-{n}", partial(core, n)), (f"revision-{n}-controls", partial(controls, n))]
-    if 19 in CHOSEN:
-        made += [("revision-19-rates", lower_rates), ("revision-15-shared", shared_rate)]
-    if 15 in CHOSEN:
-        made += [(f"revision-15-{kind}", partial(other_base, kind, 15)) for kind in BASES]
-        made += [(f"revision-19-{kind}", partial(other_base, kind, 19)) for kind in ("fresh", "shifted")]
-    return dict(made)
+        made |= {f"revision-{n}": partial(core, n), f"revision-{n}-controls": partial(controls, n)}
+    made |= {"revision-19-rates": lower_rates, "revision-15-shared": shared_rate}
+    made |= {f"revision-15-{kind}": partial(other_base, kind, 15) for kind in BASES}
+    return made | {f"revision-19-{kind}": partial(other_base, kind, 19) for kind in ("fresh", "shifted")}
