@@ -178,14 +178,14 @@ def _results_first_task(sums: int, digits: int) -> Task:
         DRAFT_BEFORE,
         own_draft=1.0,
         max_new_tokens=results_first_length(sums, digits),
-        steps=1200,
+        steps=1000,
         check=results_first.check_results_first,
     )
 
 
 def results_first_length(sums: int, digits: int) -> int:
     """Tokens of an answer of the tiny policy, with the end token."""
-    return sums * (digits + 2) + 1
+    return sums * (2 * digits + 1) + 2
 
 
 def results_first_policy(sums: int, digits: int, block: int) -> str:

@@ -11,15 +11,23 @@ from igrpo_kit.tasks.verification import verify
 
 @pytest.mark.parametrize(
     ("question", "answer"),
-    [("314,159,265", "853:348,165,283"), ("7", "7:7"), ("99,00", "80:98,00"), ("55555", "5:50505")],
+    [
+        ("3:1;4|1:6;5|", "82=3:4;8|1:7;2|"),
+        ("7|", "7=7|"),
+        ("9:9|0:0|", "80=9:8|0:0|"),
+        ("5:5;5,5-5|", "5=5:0;5,0-5|"),
+    ],
 )
 def test_the_results_come_before_the_running_sums(question, answer):
     assert results_first_answer(question) == answer
     assert check_results_first(question, answer) == (1.0, "correct")
 
 
-@pytest.mark.parametrize("question", ["", "12,", ",12", "1 2", "12;34", "-1", "１２", "12\n"])
-def test_a_question_that_is_not_groups_of_digits_is_refused(question):
+@pytest.mark.parametrize(
+    "question",
+    ["", "|", "3:1;4", "3:1;4||", "314|", "3;1:4|", "3:1;4|5", "3:1;4,1-5:9|", "-1|", "３|", "3:1|\n"],
+)
+def test_a_question_with_other_marks_is_refused(question):
     with pytest.raises(ValueError, match="question"):
         results_first_answer(question)
 
@@ -27,47 +35,45 @@ def test_a_question_that_is_not_groups_of_digits_is_refused(question):
 @pytest.mark.parametrize(
     ("answer", "reward", "status"),
     [
-        (" 853:348,165,283\n", 1.0, "correct"),
-        ("852:348,165,283", 0.0, "incorrect"),  # a wrong result
-        ("853:348,165,273", 0.0, "incorrect"),  # right results, a wrong digit in the working
-        ("853:348,165", 0.0, "incorrect"),
-        ("853:348165283", 0.0, "incorrect"),
-        ("853", 0.0, "unparsed_answer"),
-        ("348,165,283:853", 0.0, "unparsed_answer"),
-        ("853:348,165,283,", 0.0, "unparsed_answer"),
+        (" 82=3:4;8|1:7;2|\n", 1.0, "correct"),
+        ("83=3:4;8|1:7;2|", 0.0, "incorrect"),  # a wrong result
+        ("82=3:4;8|1:8;2|", 0.0, "incorrect"),  # right results, a wrong digit in the working
+        ("82=3:4;8|", 0.0, "incorrect"),
+        ("82=3;4:8|1:7;2|", 0.0, "incorrect"),
+        ("82", 0.0, "unparsed_answer"),
+        ("3:4;8|1:7;2|=82", 0.0, "unparsed_answer"),
+        ("82=3:4;8|1:7;2|=", 0.0, "unparsed_answer"),
         ("", 0.0, "unparsed_answer"),
-        ("853:348,165,28３", 0.0, "unparsed_answer"),
+        ("82=3:4;8|1:7;２|", 0.0, "unparsed_answer"),
     ],
 )
 def test_results_and_working_must_be_right(answer, reward, status):
-    assert check_results_first("314,159,265", answer) == (reward, status)
+    assert check_results_first("3:1;4|1:6;5|", answer) == (reward, status)
 
 
 def test_a_drawn_answer_agrees_with_a_naive_loop():
     rng = random.Random(0)
     for _ in range(50):
-        question, answer = draw_results_first(rng, sums=4, digits=3)
-        results, working = "", []
-        for group in question.split(","):
-            assert len(group) == 3
-            total, written = 0, ""
-            for digit in group:
+        question, answer = draw_results_first(rng, sums=3, digits=3)
+        results, working = "", ""
+        for group in question.split("|")[:3]:
+            total = 0
+            for digit, mark in zip(group[::2], [":", ";", "|"], strict=True):
                 total += int(digit)
-                written += str(total)[-1]
+                working += str(total)[-1] + mark
             results += str(total)[-1]
-            working.append(written)
-        assert answer == f"{results}:{','.join(working)}"
+        assert answer == f"{results}={working}"
 
 
 def test_problems_are_verified_and_split_by_question():
     train = results_first_problems(50, seed=0, sums=3, digits=5)
     held_out = results_first_problems(50, seed=0, split="held_out", distinct=True, sums=3, digits=5)
     assert not {p.question for p in train} & {p.question for p in held_out}
-    assert {len(p.question) for p in train} == {17}
+    assert {len(p.question) for p in train} == {30}
     assert {verify(p, p.answer) for p in train + held_out} == {(1.0, "correct")}
 
 
-@pytest.mark.parametrize("bad", [{"sums": 0}, {"sums": 17}, {"digits": 0}, {"digits": 17}])
+@pytest.mark.parametrize("bad", [{"sums": 0}, {"sums": 17}, {"digits": 0}, {"digits": 6}])
 def test_bad_settings_name_the_argument(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         results_first_problems(1, seed=0, **bad)
