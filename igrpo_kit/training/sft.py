@@ -185,7 +185,7 @@ def _results_first_task(sums: int, digits: int) -> Task:
 
 def results_first_length(sums: int, digits: int) -> int:
     """Tokens of an answer of the tiny policy, with the end token."""
-    return sums * (2 * digits + 1) + 2
+    return sums * (3 * digits - 2) + 2
 
 
 def results_first_policy(sums: int, digits: int, block: int) -> str:

@@ -7,7 +7,7 @@ from functools import partial
 from igrpo_kit.tasks import puzzles
 from igrpo_kit.tasks.cipher import CIPHER_TABLES, cipher_source, draw_cipher
 from igrpo_kit.tasks.problem import Problem, Split
-from igrpo_kit.tasks.results_first import MOST_DIGITS, RESULTS_FIRST, draw_results_first
+from igrpo_kit.tasks.results_first import LEAST_DIGITS, MOST_DIGITS, RESULTS_FIRST, draw_results_first
 
 
 def draw_problems(
@@ -151,7 +151,7 @@ def cipher_problems(
 def results_first_problems(
     count: int, *, seed: int, split: Split = "train", distinct: bool = False, sums: int = 4, digits: int = 3
 ) -> list[Problem]:
-    """`count` problems whose results come before their working, such as `3:1;4|1:5;9|`.
+    """`count` problems whose results come before their working, such as `3:1;4|1:6;5|`.
 
     See `tasks.results_first`.
 
@@ -161,13 +161,13 @@ def results_first_problems(
         split: by a hash of the question (`is_held_out`).
         distinct: keep each question once.
         sums: sums per question, 1..16.
-        digits: digits per sum, 1..5.
+        digits: digits per sum, 2..5.
 
     Raises:
         ValueError: an argument is out of range.
     """
-    for name, value, most in (("sums", sums, 16), ("digits", digits, MOST_DIGITS)):
-        if not 1 <= value <= most:
-            raise ValueError(f"{name} must lie in 1..{most}, got {value}")
+    for name, value, least, most in (("sums", sums, 1, 16), ("digits", digits, LEAST_DIGITS, MOST_DIGITS)):
+        if not least <= value <= most:
+            raise ValueError(f"{name} must lie in {least}..{most}, got {value}")
     draw = partial(draw_results_first, sums=sums, digits=digits)
     return draw_problems(RESULTS_FIRST, draw, count, seed, split, distinct)
