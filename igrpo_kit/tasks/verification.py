@@ -31,7 +31,7 @@ _EXACT: dict[str, Callable[[str, str], Check]] = {
     **{cipher_source(table): partial(check_cipher, table=table) for table in range(CIPHER_TABLES)},
     RESULTS_FIRST: check_results_first,
 }
-_UNIQUE = frozenset(map(cipher_source, range(CIPHER_TABLES)))
+_UNIQUE = frozenset([RESULTS_FIRST, *map(cipher_source, range(CIPHER_TABLES))])
 _OPENED = re.compile(r"\\(?:boxed|fbox)\s*\{|<answer>")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from igrpo_kit.tasks.results_first import check_results_first, draw_results_first, results_first_answer
 from igrpo_kit.tasks.sets.generated import results_first_problems
-from igrpo_kit.tasks.verification import verify
+from igrpo_kit.tasks.verification import has_unique_answer, verify
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,7 @@ def test_problems_are_verified_and_split_by_question():
     assert not {p.question for p in train} & {p.question for p in held_out}
     assert {len(p.question) for p in train} == {30}
     assert {verify(p, p.answer) for p in train + held_out} == {(1.0, "correct")}
+    assert has_unique_answer(train[0].source)
 
 
 @pytest.mark.parametrize("bad", [{"sums": 0}, {"sums": 17}, {"digits": 1}, {"digits": 6}])
