@@ -131,6 +131,14 @@ def test_what_any_honest_record_satisfies(name):
             assert row["sampler_gap"] is None or row["sampler_gap"] < 1e-5
 
 
+def test_preregistrations_and_addenda_are_as_they_were_written():
+    """Each is listed with its hash when it is committed; a changed word shows here."""
+    folder = ROOT / "data" / "preregistrations"
+    listed = dict(line.split()[::-1] for line in (folder / "SHA256SUMS").read_text().splitlines())
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.md")}
+    assert found == listed
+
+
 REVISION = [name for name in ALL if name.startswith("revision-")]
 
 
