@@ -16,14 +16,16 @@ Numbers = int | float | np.number | np.ndarray | Sequence
 _CHUNK = 1 << 22  # uniform numbers held at a time: 32 MB for any number of trials
 
 
-def _probability(p: Numbers, name: str) -> np.ndarray:
+def as_probability(p: Numbers, name: str) -> np.ndarray:
+    """p as float64. Raises ValueError, naming the argument, where one is not in [0, 1]."""
     array = np.asarray(p, dtype=np.float64)
     if not np.all((array >= 0) & (array <= 1)):  # NaN fails both comparisons
         raise ValueError(f"{name} must lie in [0, 1], got {p!r}")
     return array
 
 
-def _count(n: Numbers, name: str) -> np.ndarray:
+def as_count(n: Numbers, name: str) -> np.ndarray:
+    """n as an array. Raises ValueError, naming the argument, where one is not a whole number >= 1."""
     array = np.asarray(n)
     if not np.issubdtype(array.dtype, np.integer) or not np.all(array >= 1):
         raise ValueError(f"{name} must be a whole number >= 1, got {n!r}")
@@ -41,7 +43,7 @@ def best_of_n_probability(p: Numbers, n: Numbers) -> np.ndarray | np.float64:
     Raises:
         ValueError: p is not in [0, 1], or n is not a whole number >= 1.
     """
-    p, n = _probability(p, "p"), _count(n, "n")
+    p, n = as_probability(p, "p"), as_count(n, "n")
     with np.errstate(divide="ignore"):  # p = 1: log 0 = -inf, and the result is exactly 1
         return -np.expm1(n * np.log1p(-p))  # accurate for p = 1e-12, where 1 - (1-p)^n is not
 
@@ -54,7 +56,7 @@ def dead_group_probability(p: Numbers, group_size: Numbers) -> np.ndarray | np.f
     Raises:
         ValueError: p is not in [0, 1], or group_size is not a whole number >= 1.
     """
-    p, group_size = _probability(p, "p"), _count(group_size, "group_size")
+    p, group_size = as_probability(p, "p"), as_count(group_size, "group_size")
     return np.minimum(p**group_size + (1 - p) ** group_size, 1.0)  # p + (1 - p) may round above 1
 
 
@@ -73,7 +75,7 @@ def simulate_best_of_n(p: float, n: int, trials: int, rng: np.random.Generator) 
     Raises:
         ValueError: p is not in [0, 1], or n or trials is not a whole number >= 1.
     """
-    _probability(p, "p"), _count(n, "n"), _count(trials, "trials")
+    as_probability(p, "p"), as_count(n, "n"), as_count(trials, "trials")
     step, hits = max(1, _CHUNK // n), 0
     for start in range(0, trials, step):
         drafts_correct = rng.random((min(step, trials - start), n)) < p
@@ -137,10 +139,10 @@ def simulate_igrpo(
         raise ValueError(f"p_mean must lie strictly between 0 and 1, got {p_mean}")
     if not (np.isfinite(p_concentration) and p_concentration > 0):
         raise ValueError(f"p_concentration must be positive and finite, got {p_concentration}")
-    _probability(p_keep, "p_keep"), _count(prompts, "prompts")
-    _count(num_drafts, "num_drafts"), _count(num_refinements, "num_refinements")
+    as_probability(p_keep, "p_keep"), as_count(prompts, "prompts")
+    as_count(num_drafts, "num_drafts"), as_count(num_refinements, "num_refinements")
     if p_fix is not None:
-        _probability(p_fix, "p_fix")
+        as_probability(p_fix, "p_fix")
 
     p = rng.beta(p_mean * p_concentration, (1 - p_mean) * p_concentration, size=prompts)
     correct_drafts = rng.binomial(num_drafts, p)

@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 
-from igrpo_kit.analysis.exact import best_draft_probabilities, expected_group_gradient
+from igrpo_kit.analysis.exact.gradient import best_draft_probabilities, expected_group_gradient
 from igrpo_kit.core.advantages import group_advantages, leave_one_out_advantages
 from igrpo_kit.core.selection import select_best_draft
 from igrpo_kit.core.toy import best_of_n_probability
