@@ -109,6 +109,23 @@ def _run_one(args: argparse.Namespace) -> None:
         run_one(experiment, args.method, args.seed, args.out)
 
 
+def _meter(args: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from igrpo_kit.analysis.meter import predict
+    from igrpo_kit.experiments.meter import measure_policy, measurement_row, measurement_text
+
+    measured = measure_policy(
+        args.policy, args.problems, count=args.count, samples=args.samples, seed=args.seed,
+        prompts_per_step=args.prompts_per_step, num_drafts=args.drafts, num_refinements=args.refinements,
+    )  # fmt: skip
+    prediction = predict(measured.reading, measured.transfer, steps=args.steps)
+    if args.json:
+        print(json.dumps({**measurement_row(measured), "prediction": asdict(prediction)}, indent=1))
+    else:
+        print(measurement_text(measured, prediction))
+
+
 def _pack(args: argparse.Namespace) -> None:
     from igrpo_kit.experiments.experiment import record_folders
     from igrpo_kit.experiments.presets import load_experiment
@@ -257,6 +274,18 @@ def _parser() -> argparse.ArgumentParser:
     option("out", type=Path)
     option("method", help='as in the preset, or "base"')
     option("seed", type=_whole, nargs="?", default=0)
+
+    option = command("meter", _meter, "does a draft pay? measure a policy before RL, and predict")
+    option("policy", help="a policy of the kit, a folder, a GGUF file, or a hub id")
+    option("--problems", required=True, help="problems of an experiment, such as countdown, or a JSONL file")
+    option("--count", type=_positive, default=256, help="problems (%(default)s)")
+    option("--samples", type=_positive, default=8, help="per prompt, at least N + G (%(default)s)")
+    option("--prompts-per-step", type=_positive, default=32, help="P of the planned run (%(default)s)")
+    option("--drafts", type=_positive, default=4, help="N (%(default)s)")
+    option("--refinements", type=_positive, default=4, help="G (%(default)s); GRPO samples N + G")
+    option("--steps", type=_positive, default=200, help="length of the planned run (%(default)s)")
+    option("--seed", type=_whole, default=0, help="(%(default)s)")
+    option("--json", action="store_true", help="all numbers as JSON")
 
     option = command("pack", _pack, "copy a comparison's records, small, for keeping in data/runs")
     option("preset", help=preset)

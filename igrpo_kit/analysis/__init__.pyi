@@ -29,6 +29,10 @@ from .evaluation import fingerprint as fingerprint
 from .evaluation import read_evaluation as read_evaluation
 from .exact import best_draft_probabilities as best_draft_probabilities
 from .exact import expected_group_gradient as expected_group_gradient
+from .meter import Prediction as Prediction
+from .meter import Reading as Reading
+from .meter import predict as predict
+from .meter import take_reading as take_reading
 from .stats import Interval as Interval
 from .stats import bootstrap_interval as bootstrap_interval
 from .stats import majority_curve as majority_curve
@@ -38,3 +42,6 @@ from .stats import pass_at_k_curve as pass_at_k_curve
 from .stats import student_interval as student_interval
 from .stats import welch_interval as welch_interval
 from .stats import wilson_interval as wilson_interval
+from .transfer import Transfer as Transfer
+from .transfer import exact_row as exact_row
+from .transfer import measure_transfer as measure_transfer

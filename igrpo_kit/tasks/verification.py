@@ -28,12 +28,22 @@ _EXACT: dict[str, Callable[[str, str], Check]] = {
     "addition": puzzles.check_addition,
     **{cipher_source(table): partial(check_cipher, table=table) for table in range(CIPHER_TABLES)},
 }
+_UNIQUE = frozenset(map(cipher_source, range(CIPHER_TABLES)))
 _OPENED = re.compile(r"\\(?:boxed|fbox)\s*\{|<answer>")
 
 
 def has_exact_verifier(source: str) -> bool:
     """Whether `verify` can check problems of this source; the others need a `grading.Grader`."""
     return source in _EXACT or source in GYM_SOURCES
+
+
+def has_unique_answer(source: str) -> bool:
+    """Whether problems of this source have one correct answer, which is written in one way.
+
+    Then exp(log pi(answer | prompt)) is the probability of a correct completion, for a policy that writes the
+    answer alone. Countdown has several solutions, and a sum may have a scratchpad.
+    """
+    return source in _UNIQUE
 
 
 def _written_answer(completion: str) -> str:
