@@ -35,7 +35,7 @@ from igrpo_kit.core.rows import Row
 from igrpo_kit.experiments.ablations import best_learning_rates
 from igrpo_kit.experiments.experiment import Experiment, record_folders
 from igrpo_kit.experiments.presets import committed
-from igrpo_kit.experiments.regimes.tables import read_out_table
+from igrpo_kit.experiments.regimes.tables import MAIN, controls_table, main_table, read_out_table
 from igrpo_kit.viz.runs import plot_comparison, plot_takeoff
 
 REPORTED = (
@@ -265,6 +265,18 @@ def _template_difference() -> str:
     return (
         "The difference of iGRPO 4+4 to GRPO-8 with the draft after the question, minus that with the draft "
         f"before it: {signed(welch_interval(after, before))} (Welch, {len(after)} and {len(before)} seeds)."
+    )
+
+
+def _revision() -> str:
+    """The main table of the revision cipher, from what is committed."""
+    names = [name for name in MAIN if data_path(f"runs/{name}").is_dir()]
+    return main_table({name: committed(name)[:2] for name in names})
+
+
+def _revision_controls(length: int) -> str:
+    return controls_table(
+        *(committed(name)[1] for name in (f"revision-{length}", f"revision-{length}-controls"))
     )
 
 

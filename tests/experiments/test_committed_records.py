@@ -1,5 +1,6 @@
 """The committed evidence: complete, small, matched, and still that of its presets."""
 
+import hashlib
 import json
 import re
 import statistics
@@ -17,6 +18,7 @@ from igrpo_kit.core.rows import read_rows
 from igrpo_kit.experiments.ablations import best_learning_rates
 from igrpo_kit.experiments.experiment import record_folders
 from igrpo_kit.experiments.presets import committed, load_experiment
+from igrpo_kit.experiments.regimes.revision import CHOSEN, best_rate
 from igrpo_kit.experiments.runner import is_complete
 from igrpo_kit.policies.load import load_policy
 from igrpo_kit.tasks.rewards import AccuracyReward
@@ -59,7 +61,7 @@ def test_learning_rates_are_chosen_on_seeds_that_are_reported_nowhere(task):
     assert best_learning_rates(tuning, records) == chosen
     assert min(tuning.seeds) >= 100
     for name in ALL:
-        if not name.startswith("ablation-lr-"):
+        if not (name.startswith("ablation-lr-") or name.endswith("-lr")):
             assert not set(load_experiment(name).seeds) & set(tuning.seeds), name
 
 
@@ -128,9 +130,46 @@ def test_what_any_honest_record_satisfies(name):
             assert row["sampler_gap"] is None or row["sampler_gap"] < 1e-5
 
 
+REVISION = [name for name in ALL if name.startswith("revision-")]
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if load_experiment(n).preregistration])
+def test_every_record_names_the_preregistration_as_it_was_written(name):
+    experiment = load_experiment(name)
+    file = ROOT / "data" / "preregistrations" / experiment.preregistration
+    expected = {"file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    for folder in record_folders(experiment).values():
+        assert read_config(RECORDS / name / folder)["preregistration"] == expected
+
+
+@pytest.mark.parametrize("name", REVISION)
+def test_exact_rates_are_measured_from_the_start_to_the_end(name):
+    _, records, _ = committed(name)
+    for record in records:
+        steps = [row["step"] for row in record.exact]
+        assert steps[0] == 0 and steps[-1] == len(record.metrics) and steps == sorted(set(steps))
+        assert all(0 < row["p"] < 1 and row["log_prob"] < 0 for row in record.exact)
+        sampled = record.final("q")
+        n = sampled["num_samples"] * len(sampled["correct"])
+        p, seen = record.exact[-1]["p"], sum(sampled["correct"]) / n
+        # Sampled and exact p agree to within five standard errors of the samples.
+        assert abs(seen - p) < 5 * max(p * (1 - p) / n, 1 / n**2) ** 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("length", sorted(CHOSEN))
+def test_revision_rates_are_those_the_tuning_runs_chose(length):
+    """By the rule of the preregistration; without a take-off, that of the next shorter length."""
+    for method, rate in CHOSEN[length].items():
+        lengths = [n for n in sorted(CHOSEN, reverse=True) if n <= length]
+        found = [best_rate(committed(f"revision-{n}-lr")[1], method) for n in lengths]
+        assert rate == next(r for r in found if r is not None)
+
+
 def test_records_are_small():
-    # 452 runs of about 33 kB, 120 of them for the choice of learning rates
-    assert sum(p.stat().st_size for p in RECORDS.rglob("*") if p.is_file()) <= 16_000_000
+    # 452 runs of about 33 kB, and the revision cipher: 15 MB
+    size = {folder.name: sum(p.stat().st_size for p in folder.rglob("*")) for folder in RECORDS.iterdir()}
+    assert sum(size[name] for name in REVISION) <= 15_000_000
+    assert sum(size.values()) <= 31_000_000
     assert not list(RECORDS.rglob("*.safetensors"))
 
 

@@ -53,10 +53,16 @@ BASES = {
 RATES = (1.5e-4, 3e-4, 6e-4)
 """learning rates that are tried for every core method; 7.5e-5 and 1.2e-3 where the best is at an end"""
 
-EXTENDED: dict[tuple[int, str], tuple[float, ...]] = {}
+EXTENDED: dict[tuple[int, str], tuple[float, ...]] = {
+    (19, "iGRPO 4+4"): (1.2e-3,),
+    (19, "drafts, then GRPO"): (1.2e-3,),
+    **{(15, name): (1.2e-3,) for name in CORE},
+}
 """(length, method) -> rates added because the best of `RATES` was the lowest or the highest"""
 
-CHOSEN: dict[int, dict[str, float]] = {}
+CHOSEN: dict[int, dict[str, float]] = {
+    19: {"GRPO-8": 1.2e-3, "iGRPO 4+4": 6e-4, "both stages": 3e-4, "drafts, then GRPO": 6e-4}
+}
 """length -> method -> the rate that the tuning seeds chose, by the rule of the preregistration"""
 
 _SHARED: dict[str, Any] = {
