@@ -134,7 +134,7 @@ def _answer_tokens(policy: Policy, problems: list[Problem]) -> int:
 
 def _measure(
     policy: Policy, reward: Reward, problems: list[Problem], name: str, max_new_tokens: int,
-    samples: int, seed: int, batch: dict[str, int],
+    samples: int, seed: int, batch: dict[str, Any],
 ) -> Measurement:  # fmt: skip
     sampler = HFSampler(policy, SamplingSettings(max_new_tokens), seed=derived_seed(seed, "meter"))
     rng = np.random.default_rng(seed)

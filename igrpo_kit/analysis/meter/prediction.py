@@ -82,11 +82,11 @@ def decide(
     if p >= COMMON:
         return GRPO, f"right answers are common on q (p = {p:.2g})"
     if wait_grpo <= NOTICEABLE * steps:
-        return GRPO, f"GRPO waits {wait_grpo:.2g} steps of {steps}, so a draft has no time to pay"
+        return GRPO, f"GRPO waits {wait_grpo:.3g} steps of {steps}, so a draft has no time to pay"
     if obstacle := _obstacle(wait_grpo, wait_refine, limiting, own_over_foreign):
         starts = wait_grpo <= steps
-        return GRPO if starts else WARM_UP, f"GRPO waits {wait_grpo:.2g} steps of {steps}, but {obstacle}"
-    waits = f"GRPO waits {wait_grpo:.2g} steps of {steps}, Stage 2 only {wait_refine:.2g}"
+        return GRPO if starts else WARM_UP, f"GRPO waits {wait_grpo:.3g} steps of {steps}, but {obstacle}"
+    waits = f"GRPO waits {wait_grpo:.3g} steps of {steps}, Stage 2 only {wait_refine:.3g}"
     if wait_refine > CONSIDERABLE * steps:
         return GRPO if wait_grpo <= steps else WARM_UP, f"{waits}, which is still too long for this run"
     return DRAFTS_FIRST if wait_grpo > CONSIDERABLE * steps else BOTH_STAGES, f"{waits}, and q' teaches q"
@@ -95,7 +95,7 @@ def decide(
 def _obstacle(wait_grpo: float, wait_refine: float, limiting: float, own_over_foreign: float) -> str | None:
     """Why a draft does not pay however long GRPO waits; None if nothing speaks against it."""
     if not wait_refine * MUCH_SHORTER <= wait_grpo or wait_refine == np.inf:
-        return f"Stage 2 waits {wait_refine:.2g}, not much less"
+        return f"Stage 2 waits {wait_refine:.3g}, not much less"
     if not limiting > TRANSFERS:
         return f"q' does not teach the tokens that limit p (s = {limiting:.2g})"
     if not own_over_foreign > 0:
