@@ -60,7 +60,7 @@ figures: $(VENV)/.all  ## redraw figures/ from data/
 	$(PY) -m igrpo_kit figures
 
 bench: $(VENV)/.all  ## measure, on a quiet machine: data/benchmarks/*.json
-	@for name in grading sampler shared_prefix step step_over_trl growth analysis; do $(PY) -m benchmarks.$$name || exit 1; done
+	@for name in grading sampler shared_prefix step step_over_trl growth analysis phase; do $(PY) -m benchmarks.$$name || exit 1; done
 
 # torch first and pinned, so that nothing else asks the index for another build of it. A stamp is
 # newer than both lists when the environment is up to date, and then nothing is installed.

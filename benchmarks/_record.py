@@ -26,6 +26,7 @@ LIMITS = {
     "growth": (0.0, 2.0),  # attention alone would make it 2
     "grading_per_second": (1000.0, math.inf),
     "grading_with_hostile_seconds": (0.0, 45.0),
+    "phase": (3.0, math.inf),
 }
 
 

@@ -1,9 +1,20 @@
 # All public names of this package. Type checkers read this list; each module is imported on first use.
 from .gradient import best_draft_probabilities as best_draft_probabilities
 from .gradient import expected_group_gradient as expected_group_gradient
+from .phase import AXES as AXES
+from .phase import CIPHER as CIPHER
+from .phase import PhaseDiagram as PhaseDiagram
+from .phase import contour as contour
+from .phase import phase_diagram as phase_diagram
 from .waiting import BetaPrompts as BetaPrompts
 from .waiting import LogitNormalPrompts as LogitNormalPrompts
 from .waiting import WaitingTime as WaitingTime
 from .waiting import grpo_wait as grpo_wait
 from .waiting import live_probability as live_probability
 from .waiting import refinement_wait as refinement_wait
+from .world import METHODS as METHODS
+from .world import Trajectory as Trajectory
+from .world import World as World
+from .world import group_signal as group_signal
+from .world import simulate as simulate
+from .world import symbol_rates as symbol_rates

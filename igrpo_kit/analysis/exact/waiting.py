@@ -189,12 +189,8 @@ def refinement_wait(
     Raises:
         ValueError: a probability is outside [0, 1], or a count is not a whole number >= 1.
     """
-    (
-        as_probability(repair, "repair"),
-        as_probability(keep, "keep"),
-        as_count(num_refinements, "num_refinements"),
-    )
-    as_count(num_drafts, "num_drafts")
+    as_probability(repair, "repair"), as_probability(keep, "keep")
+    as_count(num_drafts, "num_drafts"), as_count(num_refinements, "num_refinements")
     best = prompts.best_of_n(num_drafts)
     repaired, kept = (float(live_probability(chance, num_refinements)) for chance in (repair, keep))
     return _first_of(best * kept + (1 - best) * repaired, prompts_per_step)
