@@ -336,6 +336,8 @@ _WITH_DRAFTS: dict[str, str] = {
     "drafts, then GRPO": "drafts_then_grpo",
 }
 _BATCHES = (8, 16, 32, 64, 128, 256)
+LEAD = 0.02
+"""the line on the map: a lead in p that is worth a name, because at 0 both methods may not have started"""
 _BUDGET_OF_MAP = 8
 """N + G; GRPO has groups of as many"""
 _Steps = Float[np.ndarray, " T+1"]
@@ -355,7 +357,7 @@ def _map_chart(steps: int) -> go.FigureWidget:
         marker = {**marker_style(i), "size": 9, "line": {"color": "#FFFFFF", "width": 1}}
         chart.add_scatter(name=name, mode="markers", marker=marker, **top)
     style = {"mode": "lines+markers", "line": {"color": COLORS[3], "dash": "solid"}}
-    sizes = {"marker": {"color": COLORS[3], "symbol": "star", "size": [16]}}
+    sizes = {"marker": {"color": COLORS[3], "symbol": "star", "opacity": 1}}
     chart.add_scatter(name="your point, in training", **style, **sizes, **top)
     for i, name in enumerate(("GRPO-8", "with drafts")):
         chart.add_scatter(name=name, mode="lines", line=line_style(1 - i), **below)
@@ -438,7 +440,7 @@ class _Map:
             return f"Not possible: {error}"
         _set(self.traces["map"], table.x, table.y)
         self.traces["map"].z = table.difference(step)
-        ends = table.boundary(step)
+        ends = table.boundary(step, LEAD)
         _set(self.traces["boundary"], _broken(ends[..., 0]), _broken(ends[..., 1]))
         grpo, ours = (run.p.mean(axis=1) for run in runs)
         self._draw_point(step, grpo, ours, runs[1].second.mean(axis=1))
@@ -477,7 +479,7 @@ def map_explorer(
 ) -> Explorer:
     """Where a draft pays: the exact world's map over p and r, and training from a point that you move.
 
-    The map shows p with drafts minus p of GRPO-8 after the step of its slider, and where that is 0. It has
+    The map shows p with drafts minus p of GRPO-8 after the step of its slider, and where it is `LEAD`. It has
     `cells` x `cells` values of one run each: 12 x 12 take about a second of one core when a slider is
     released, and a cell is half a power of ten wide. `keep`, `sharing`, N (with N + G = 8), the batch and the
     method change the map; p and r move your point (16 runs); the step can be played. On the map the point
