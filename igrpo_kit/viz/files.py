@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 from igrpo_kit.core.rows import write_atomically
 from igrpo_kit.viz.style import WIDTH, alt_text
 
-_DRAWN = ("x", "y", "error_x", "error_y", "text", "cells")
+_DRAWN = ("x", "y", "z", "error_x", "error_y", "text", "cells")
 """the data of a trace; the rest is its appearance"""
 SCALE = 1.6
 """sharp where 600 pixels are shown with 1,200 dots; a scale of 2 would take half as many bytes again"""

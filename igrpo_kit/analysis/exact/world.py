@@ -18,7 +18,8 @@ completions. With m of G completions right, A_j grad log pi(o_j) / G summed over
     sqrt(m (G - m) (G - 1) / G) / G * grad logit(probability of a right answer),
 
 and each symbol's variance is exact but for copies; that symbols of one wrong completion are correlated is
-neglected. Without the noise, Adam's steps would be too effective (by a third where groups are rarely live).
+neglected. Without the noise Adam's steps would achieve too much: on the cipher of 16 symbols, at sharing .4,
+iGRPO would be at p = .39 after 100 steps, not at .23.
 Rare first successes are sampled, not averaged: while p * rollouts * steps is about 1, whether a run starts at
 all is chance, and a mean over runs hides that.
 
