@@ -12,8 +12,9 @@ PIP := $(PY) $(INSTALL)
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
-demo: $(VENV)/.demo  ## the main job: a table, and a figure to open offline
+demo: $(VENV)/.demo  ## two comparisons, one that GRPO wins and one where it cannot start: tables and figures
 	$(PY) -m igrpo_kit compare --preset demo
+	$(PY) -m igrpo_kit compare --preset cipher-demo
 
 test: $(VENV)/.all lint  ## what a CPU can test in minutes, and make lint
 	$(PY) -m pytest -rs

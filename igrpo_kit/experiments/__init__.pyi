@@ -14,8 +14,11 @@ from .experiment import Experiment as Experiment
 from .experiment import read_experiment as read_experiment
 from .experiment import record_folders as record_folders
 from .experiment import run_name as run_name
+from .meter import Judged as Judged
+from .meter import Measurement as Measurement
 from .meter import committed_measurements as committed_measurements
 from .meter import judge as judge
+from .meter import measure_base as measure_base
 from .meter import measure_policy as measure_policy
 from .meter import measurement_text as measurement_text
 from .presets import committed as committed

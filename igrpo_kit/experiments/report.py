@@ -70,7 +70,10 @@ def comparison_text(experiment: Experiment, folder: str | Path) -> tuple[str, li
         note = "Held-out problems. 95% intervals over the problems; they exclude run-to-run variance."
         return f"\n{note}\n\n{one_run_table(records, base)}", records, base
     summaries = experiment.summarize(records, base)
-    columns = [c for c in REPORTED if any(c in summary.numbers for summary in summaries)]
+    known = [c for c in REPORTED if any(c in summary.numbers for summary in summaries)]
+    # Budgets between evaluations are interpolated, which is meaningless with one evaluation at the end.
+    once = experiment.evaluate_every >= experiment.steps
+    columns = [c for c in known if not (once and c.startswith("at_equal"))]
     note = f"Held-out problems, single shot from q unless stated. Mean [95% interval over {seeds} seeds]."
     said = [
         sentence

@@ -20,7 +20,7 @@ from functools import lru_cache
 from igrpo_kit.tasks.puzzles import Check
 
 DIGITS = 10
-_BLANK = DIGITS  # the left neighbour of the first digit
+_BLANK = DIGITS  # the left neighbor of the first digit
 MOST_NOISE = 0.88
 """an entry's noise is uniform on [0, 0.88], so that the most likely digit of 43 % of the entries is wrong"""
 FIX, HOLD = 0.5, 0.97
@@ -57,7 +57,7 @@ def cipher_table(number: int) -> Table:
 
 
 def _entries(question: str) -> list[tuple[int, int]]:
-    """(left neighbour, digit) of each position. Raises ValueError if the question is not digits."""
+    """(left neighbor, digit) of each position. Raises ValueError if the question is not digits."""
     if not re.fullmatch(r"[0-9]+", question):
         raise ValueError(f"question: not a cipher question: {question[:80]!r}")
     digits = [int(c) for c in question]

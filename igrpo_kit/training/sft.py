@@ -158,6 +158,10 @@ def prepare_cipher(length: int, block: int, kind: str = "") -> Path:
     return target
 
 
+TASKS["cipher"] = _cipher_task("", 19, 0)
+"""the policy `tiny-cipher` of the demo; equal to `prepare_cipher(19, 0)`"""
+
+
 class _Batches:
     """Padded question-answer batches; once there is a pool of drafts, half of the rows contain a draft."""
 

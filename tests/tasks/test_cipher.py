@@ -10,7 +10,7 @@ from igrpo_kit.tasks.sets.generated import cipher_problems
 from igrpo_kit.tasks.verification import verify
 
 
-def test_an_answer_digit_depends_on_the_digit_and_its_left_neighbour_alone():
+def test_an_answer_digit_depends_on_the_digit_and_its_left_neighbor_alone():
     table = cipher.cipher_table(0)
     answer = cipher.cipher_answer("7377", table=0)
     expected = [table.right[10][7], table.right[7][3], table.right[3][7], table.right[7][7]]

@@ -61,7 +61,8 @@ EXTENDED: dict[tuple[int, str], tuple[float, ...]] = {
 """(length, method) -> rates added because the best of `RATES` was the lowest or the highest"""
 
 CHOSEN: dict[int, dict[str, float]] = {
-    19: {"GRPO-8": 1.2e-3, "iGRPO 4+4": 6e-4, "both stages": 3e-4, "drafts, then GRPO": 6e-4}
+    19: {"GRPO-8": 1.2e-3, "iGRPO 4+4": 6e-4, "both stages": 3e-4, "drafts, then GRPO": 6e-4},
+    15: {"GRPO-8": 1.2e-3, "iGRPO 4+4": 6e-4, "both stages": 6e-4, "drafts, then GRPO": 1.2e-3},
 }
 """length -> method -> the rate that the tuning seeds chose, by the rule of the preregistration"""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from statistics import fmean
 
 from igrpo_kit.analysis.compare import Record, accuracy, markdown_table
 from igrpo_kit.analysis.stats.intervals import Interval
@@ -93,6 +94,30 @@ def main_table(found: Found) -> str:
                 row.append("" if same else _difference(bounded_difference(numbers[key], base[key])))
             rows.append(row)
     return markdown_table(rows)
+
+
+def map_sentence(rare: Sequence[Record], rarer: Sequence[Record]) -> str:
+    """The outcome at two rarities in words: who took off, and where each method ended.
+
+    Args:
+        rare: runs of `revision-15`.
+        rarer: runs of `revision-19`.
+    """
+
+    def ends(records: Sequence[Record]) -> str:
+        parts = []
+        for method, runs in runs_of(records).items():
+            end = mean_over_seeds(by_seed(runs, partial(p_after, share=1.0)))
+            started = round(share_taken_off(runs).estimate * len(runs))
+            parts.append(f"{method} takes off in {started} of {len(runs)} runs and ends at p = {end}")
+        return "; ".join(parts)
+
+    def start(records: Sequence[Record]) -> str:
+        p, r = (fmean(record.exact[0][name] for record in records) for name in ("p", "repair"))
+        one_in, times = (f"{float(f'{x:.2g}'):,.0f}" for x in (1 / p, r / p))
+        return f"One answer in {one_in} is correct, own wrong drafts are repaired {times} times as often"
+
+    return f"{start(rarer)}: {ends(rarer)}. {start(rare)}: {ends(rare)}."
 
 
 def _count(share: Interval, runs: int) -> str:
