@@ -51,6 +51,7 @@ class Explorer(widgets.VBox):
         self, controls: dict[str, widgets.Widget], chart: go.FigureWidget, redraw: Callable[[], str]
     ) -> None:
         self.controls, self.chart, self._redraw = controls, chart, redraw
+        chart._config = {**chart._config, "responsive": True}  # as wide as the page, also a narrow one
         self.words = widgets.HTML()
         for control in controls.values():
             control.observe(lambda _change: self.refresh(), names="value")
@@ -352,7 +353,7 @@ def _map_chart(steps: int) -> go.FigureWidget:
     colors = [[0.0, COLORS[1]], [0.5, "#FFFFFF"], [1.0, COLORS[0]]]
     bar = {"len": 0.6, "y": 1, "yanchor": "top", "thickness": 14, "tickvals": [-1, -0.5, 0, 0.5, 1]}
     chart.add_heatmap(name="map", colorscale=colors, zmin=-1, zmax=1, colorbar=bar, **top)
-    chart.add_scatter(name="boundary", mode="lines", line={"color": COLORS[4], "width": 2}, **top)
+    chart.add_scatter(name="drafts lead by 0.02", mode="lines", line={"color": COLORS[4], "width": 2}, **top)
     for i, name in enumerate(_OUTCOMES.values()):
         marker = {**marker_style(i), "size": 9, "line": {"color": "#FFFFFF", "width": 1}}
         chart.add_scatter(name=name, mode="markers", marker=marker, **top)
@@ -399,9 +400,15 @@ class _Map:
             "sharing": _slider(widgets.FloatSlider, "sharing", float(world.sharing), 0.0, 1.0, 0.1),
             "drafts": _slider(widgets.IntSlider, "N of 8", world.num_drafts, 1, _BUDGET_OF_MAP - 2, 1),
             "batch": widgets.SelectionSlider(
-                options=_BATCHES, value=world.prompts_per_step, description="batch", continuous_update=False
+                options=_BATCHES,
+                value=world.prompts_per_step,
+                description="batch",
+                continuous_update=False,
+                style={"description_width": "initial"},
             ),
-            "method": widgets.Dropdown(options=list(_WITH_DRAFTS), description="method"),
+            "method": widgets.Dropdown(
+                options=list(_WITH_DRAFTS), description="method", style={"description_width": "initial"}
+            ),
             "step": _slider(widgets.IntSlider, "step", steps, 0, steps, _EVERY),
         }
         self.chart = _map_chart(steps)
@@ -441,7 +448,7 @@ class _Map:
         _set(self.traces["map"], table.x, table.y)
         self.traces["map"].z = table.difference(step)
         ends = table.boundary(step, LEAD)
-        _set(self.traces["boundary"], _broken(ends[..., 0]), _broken(ends[..., 1]))
+        _set(self.traces["drafts lead by 0.02"], _broken(ends[..., 0]), _broken(ends[..., 1]))
         grpo, ours = (run.p.mean(axis=1) for run in runs)
         self._draw_point(step, grpo, ours, runs[1].second.mean(axis=1))
         return (
@@ -496,7 +503,8 @@ def map_explorer(
     for outcome, name in _OUTCOMES.items():
         _mark(drawn.traces[name], [point for point in points if point.outcome == outcome])
     explorer = Explorer(drawn.controls, drawn.chart, drawn.redraw)
-    play = widgets.Play(min=0, max=steps, step=_EVERY, interval=600, description="play")
+    # The browser copies its value to the slider when it is shown.
+    play = widgets.Play(value=steps, min=0, max=steps, step=_EVERY, interval=600, description="play")
     widgets.jslink((play, "value"), (drawn.controls["step"], "value"))
     explorer.children[0].children += (play,)
     return explorer

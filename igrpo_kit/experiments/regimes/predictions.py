@@ -71,7 +71,9 @@ def judged(runs: Runs) -> list[Outcome]:
 
 def outcome_table(outcomes: Iterable[Outcome]) -> str:
     """A Markdown table of the outcomes."""
-    rows = [[str(o.number), o.statement, o.measured, f"**{o.verdict}**"] for o in outcomes]
+    rows = [
+        [str(o.number), o.statement, o.measured.replace("; ", "<br>"), f"**{o.verdict}**"] for o in outcomes
+    ]
     return markdown_table([["", "prediction", "measured", "outcome"], *rows])
 
 
