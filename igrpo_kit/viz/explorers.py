@@ -396,8 +396,10 @@ class _Map:
         self.controls = {
             "p": _log_slider("p", world.p0, -6, -0.5),
             "repair": _log_slider("r", world.repair, -5, -0.3),
-            "keep": _slider(widgets.FloatSlider, "keep", float(world.keep), 0.05, 0.95, 0.05),
-            "sharing": _slider(widgets.FloatSlider, "sharing", float(world.sharing), 0.0, 1.0, 0.1),
+            "keep": _slider(widgets.FloatSlider, "keep", float(np.asarray(world.keep)), 0.05, 0.95, 0.05),
+            "sharing": _slider(
+                widgets.FloatSlider, "sharing", float(np.asarray(world.sharing)), 0.0, 1.0, 0.1
+            ),
             "drafts": _slider(widgets.IntSlider, "N of 8", world.num_drafts, 1, _BUDGET_OF_MAP - 2, 1),
             "batch": widgets.SelectionSlider(
                 options=_BATCHES,
@@ -418,7 +420,7 @@ class _Map:
     def _settings(self, *names: str) -> tuple[Any, ...]:
         return tuple(self.controls[name].value for name in names)
 
-    def _world(self, keep: float, sharing: float, drafts: int, batch: int, **rates: float) -> World:
+    def _world(self, keep: float, sharing: float, drafts: int, batch: int, **rates: Any) -> World:
         return replace(
             self.world, keep=keep, sharing=sharing, num_drafts=drafts,
             num_refinements=_BUDGET_OF_MAP - drafts, prompts_per_step=batch, **rates,
