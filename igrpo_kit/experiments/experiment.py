@@ -30,6 +30,7 @@ from igrpo_kit.tasks.sets.generated import (
     cipher_problems,
     countdown_max_problems,
     countdown_problems,
+    results_first_problems,
 )
 from igrpo_kit.tasks.sets.gym import sum_problems
 from igrpo_kit.training.config import IGRPO_STEPS, TrainConfig, Variant
@@ -37,9 +38,13 @@ from igrpo_kit.training.sft import (
     CIPHER_BLOCKS,
     CIPHER_KINDS,
     CIPHER_LENGTHS,
+    RESULTS_FIRST_BLOCKS,
+    RESULTS_FIRST_SHAPES,
     cipher_policy,
     prepare_cipher,
+    prepare_results_first,
     prepare_smollm2_sums,
+    results_first_policy,
 )
 
 PROBLEMS: dict[str, Callable[..., list[Problem]]] = {
@@ -51,6 +56,10 @@ PROBLEMS: dict[str, Callable[..., list[Problem]]] = {
         f"cipher-{length}-{block}": partial(cipher_problems, length=length, table=block % CIPHER_TABLES)
         for length in CIPHER_LENGTHS
         for block in range(CIPHER_BLOCKS)
+    },
+    **{
+        f"results-first-{sums}x{digits}": partial(results_first_problems, sums=sums, digits=digits)
+        for sums, digits in RESULTS_FIRST_SHAPES
     },
 }
 REWARDS: dict[str, Callable[[], Reward]] = {
@@ -75,6 +84,11 @@ PREPARED: dict[str, Callable[[], object]] = {
         for kind in CIPHER_KINDS
         for length in CIPHER_LENGTHS
         for block in range(CIPHER_BLOCKS)
+    },
+    **{
+        results_first_policy(sums, digits, block): partial(prepare_results_first, sums, digits, block)
+        for sums, digits in RESULTS_FIRST_SHAPES
+        for block in range(RESULTS_FIRST_BLOCKS)
     },
 }
 """policies that are created if missing; called once, before any run"""

@@ -1,4 +1,4 @@
-"""The experiments of the kit: the files in `data/experiments/`, the ablations, and the revision cipher."""
+"""The experiments of the kit: the files in `data/experiments/`, the ablations, and the regimes."""
 
 from functools import cache
 from pathlib import Path
@@ -8,13 +8,15 @@ from igrpo_kit.core.data import data_path
 from igrpo_kit.core.rows import Row
 from igrpo_kit.experiments.ablations import FACTORS, ablation
 from igrpo_kit.experiments.experiment import Experiment, read_experiment, record_folders
-from igrpo_kit.experiments.regimes import revision
+from igrpo_kit.experiments.regimes import natural, revision
+
+_REGIMES = {**revision.experiments(), **natural.experiments()}
 
 
 def preset_names() -> list[str]:
     """The names that `load_experiment` accepts."""
     files = sorted(path.stem for path in data_path("experiments").glob("*.yaml"))
-    return [*files, *(f"ablation-{factor}" for factor in FACTORS), *revision.experiments()]
+    return [*files, *(f"ablation-{factor}" for factor in FACTORS), *_REGIMES]
 
 
 def load_experiment(name_or_path: str | Path) -> Experiment:
@@ -32,8 +34,8 @@ def load_experiment(name_or_path: str | Path) -> Experiment:
         )
     if name.removeprefix("ablation-") in FACTORS:
         return ablation(name.removeprefix("ablation-"))
-    if name in revision.experiments():
-        return revision.experiments()[name]()
+    if name in _REGIMES:
+        return _REGIMES[name]()
     return read_experiment(data_path(f"experiments/{name}.yaml"))
 
 

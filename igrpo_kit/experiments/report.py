@@ -35,7 +35,13 @@ from igrpo_kit.core.rows import Row
 from igrpo_kit.experiments.ablations import best_learning_rates
 from igrpo_kit.experiments.experiment import Experiment, record_folders
 from igrpo_kit.experiments.presets import committed
-from igrpo_kit.experiments.regimes.tables import MAIN, controls_table, main_table, read_out_table
+from igrpo_kit.experiments.regimes.tables import (
+    MAIN,
+    controls_table,
+    main_table,
+    rarity_table,
+    read_out_table,
+)
 from igrpo_kit.viz.runs import plot_comparison, plot_takeoff
 
 REPORTED = (
@@ -277,6 +283,10 @@ def _revision() -> str:
     return main_table({name: committed(name)[:2] for name in names})
 
 
+def _rarities() -> str:
+    return rarity_table([committed(f"revision-{length}")[1] for length in (19, 15)])
+
+
 def _revision_controls(length: int) -> str:
     return controls_table(
         *(committed(name)[1] for name in (f"revision-{length}", f"revision-{length}-controls"))
@@ -285,6 +295,8 @@ def _revision_controls(length: int) -> str:
 
 _CONTROLS = ("GRPO-4", "iGRPO 4+4, random draft", "iGRPO 4+4, no draft")
 BLOCKS: dict[str, Callable[[], str]] = {
+    "rarities": _rarities,
+    "revision": _revision,
     "summary": _summary,
     "costs": _costs,
     "cost-model": _cost_model,

@@ -4,6 +4,7 @@
 |------------------------------|------------------------------------------|----------------------------------|
 | `countdown_problems`, ...    | `countdown`, `countdown-max`, `addition` | `verify`, exactly: see `puzzles` |
 | `cipher_problems`            | `cipher-<table>`                         | `verify`, exactly: see `cipher`  |
+| `results_first_problems`     | `results-first`                          | `verify`, exactly                |
 | `reasoning_gym_problems`     | `reasoning-gym/<dataset>`                | `verify`, by its own scorer      |
 | `load_hub_set` (hub)         | the name of the set                      | `grading.Grader`                 |
 | `load_problems` (JSONL, CSV) | as given in the file                     | whichever fits the source        |
@@ -20,6 +21,7 @@ from igrpo_kit.tasks.grading.extraction import extract_answer
 from igrpo_kit.tasks.grading.grader import Grade
 from igrpo_kit.tasks.problem import Problem
 from igrpo_kit.tasks.puzzles import Check
+from igrpo_kit.tasks.results_first import RESULTS_FIRST, check_results_first
 from igrpo_kit.tasks.sets.gym import GYM_SOURCES, check_gym
 
 _EXACT: dict[str, Callable[[str, str], Check]] = {
@@ -27,8 +29,9 @@ _EXACT: dict[str, Callable[[str, str], Check]] = {
     "countdown-max": puzzles.check_countdown_max,
     "addition": puzzles.check_addition,
     **{cipher_source(table): partial(check_cipher, table=table) for table in range(CIPHER_TABLES)},
+    RESULTS_FIRST: check_results_first,
 }
-_UNIQUE = frozenset(map(cipher_source, range(CIPHER_TABLES)))
+_UNIQUE = frozenset([RESULTS_FIRST, *map(cipher_source, range(CIPHER_TABLES))])
 _OPENED = re.compile(r"\\(?:boxed|fbox)\s*\{|<answer>")
 
 

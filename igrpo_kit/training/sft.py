@@ -34,7 +34,7 @@ from igrpo_kit.policies.samplers.encoding import encode_answers, encode_prompts
 from igrpo_kit.policies.samplers.hf import HFSampler
 from igrpo_kit.policies.samplers.sampler import SamplingSettings
 from igrpo_kit.policies.tiny import tiny_model, tiny_tokenizer
-from igrpo_kit.tasks import cipher, puzzles
+from igrpo_kit.tasks import cipher, puzzles, results_first
 from igrpo_kit.tasks.sets.gym import sum_problems
 from igrpo_kit.training.optimization import make_optimizer, set_learning_rate, supervised_step, warm_up
 
@@ -57,6 +57,8 @@ class Task:
     steps: int = 1200
     revise: Callable[[str, random.Random], tuple[str, str]] | None = None
     """question -> a draft and its target answer, for half of each batch; None: drafts come from the model"""
+    check: Callable[[str, str], puzzles.Check] | None = None
+    """if given, only drafts of the model that it finds wrong are shown"""
     verdicts: bool = False
     """whether a quarter of each batch asks for a verdict on an answer, half of them on correct answers"""
 
@@ -146,13 +148,16 @@ def prepare_cipher(length: int, block: int, kind: str = "") -> Path:
         block: 0..5.
         kind: of `CIPHER_KINDS`.
     """
-    name = cipher_policy(length, block, kind)
+    task = _cipher_task(kind, length, block % cipher.CIPHER_TABLES)
+    return _prepare(cipher_policy(length, block, kind), task, seed=block)
+
+
+def _prepare(name: str, task: Task, seed: int) -> Path:
+    """The directory of a policy that is pretrained on a task, created on the first call."""
     target = models_path() / name
     if target.is_dir():
         return target
-    task = _cipher_task(kind, length, block % cipher.CIPHER_TABLES)
-    steps = tqdm(pretrain(task, seed=block), total=task.steps, unit="step", desc=name)
-    *_, (policy, _) = steps
+    *_, (policy, _) = tqdm(pretrain(task, seed=seed), total=task.steps, unit="step", desc=name)
     with place_when_complete(target) as work:
         policy.save(work)
     return target
@@ -160,6 +165,46 @@ def prepare_cipher(length: int, block: int, kind: str = "") -> Path:
 
 TASKS["cipher"] = _cipher_task("", 19, 0)
 """the policy `tiny-cipher` of the demo; equal to `prepare_cipher(19, 0)`"""
+
+
+RESULTS_FIRST_SHAPES, RESULTS_FIRST_BLOCKS = ((4, 3),), 3
+"""(sums, digits) of the questions, and warm starts of each"""
+
+
+def _results_first_task(sums: int, digits: int) -> Task:
+    return Task(
+        _not_held_out(lambda rng: results_first.draw_results_first(rng, sums, digits)),
+        lambda question, rng: results_first.results_first_answer(question),
+        DRAFT_BEFORE,
+        own_draft=1.0,
+        max_new_tokens=results_first_length(sums, digits),
+        steps=1000,
+        check=results_first.check_results_first,
+    )
+
+
+def results_first_length(sums: int, digits: int) -> int:
+    """Tokens of an answer of the tiny policy, with the end token."""
+    return sums * (3 * digits - 2) + 2
+
+
+def results_first_policy(sums: int, digits: int, block: int) -> str:
+    """Name of a policy that writes results before their working, such as `results-first-4x3-0`."""
+    return f"{results_first.RESULTS_FIRST}-{sums}x{digits}-{block}"
+
+
+def prepare_results_first(sums: int, digits: int, block: int) -> Path:
+    """The directory of a policy that writes results first, created on the first call (about two minutes).
+
+    It is trained on questions and, in the last part, on questions with an own wrong draft in half of each
+    batch; the target is always the correct answer. So no skill to repair a draft is planted.
+
+    Args:
+        sums: sums per question.
+        digits: digits per sum.
+        block: the seed of the warm start.
+    """
+    return _prepare(results_first_policy(sums, digits, block), _results_first_task(sums, digits), seed=block)
 
 
 class _Batches:
@@ -174,7 +219,9 @@ class _Batches:
         drawn = [self.task.draw(self.rng) for _ in range(questions)]
         prompts = [self.policy.prompt_format.problem_messages(q) for q in drawn]
         texts = self.sampler.sample(prompts, drafts).texts
-        self.pool = [(drawn[i // drafts], text) for i, text in enumerate(texts)]
+        pool = [(drawn[i // drafts], text) for i, text in enumerate(texts)]
+        check = self.task.check
+        self.pool = pool if check is None else [row for row in pool if check(*row)[0] < 1]
 
     def _row(self, with_draft: bool) -> tuple[list[dict[str, str]], str]:
         form = self.policy.prompt_format

@@ -9,7 +9,7 @@ from igrpo_kit.core.data import data_path
 from igrpo_kit.experiments.experiment import Experiment
 from igrpo_kit.experiments.regimes import revision
 from igrpo_kit.experiments.regimes.revision import best_rate
-from igrpo_kit.experiments.regimes.tables import controls_table, main_table, map_sentence, read_out_table
+from igrpo_kit.experiments.regimes.tables import controls_table, main_table, rarity_table, read_out_table
 
 
 def run(method, seed, *p):
@@ -58,12 +58,13 @@ def test_the_main_table_marks_what_both_intervals_show():
     assert cells(table, "GRPO-8")[-2:] == ["", ""]
 
 
-def test_the_outcome_in_words():
+def test_rarities_beside_each_other():
     runs = [replace(r, exact=[{**r.exact[0], "p": 2e-5, "repair": 4e-3}, *r.exact[1:]]) for r in RUNS]
-    start = "One answer in 50,000 is correct, own wrong drafts are repaired 200 times as often: "
-    grpo = "GRPO-8 takes off in 1 of 2 runs and ends at p = 0.100 [0.000, 0.200]"
-    igrpo = "iGRPO 4+4 takes off in 2 of 2 runs and ends at p = 0.600 [0.600, 0.600]"
-    assert map_sentence(runs, runs) == " ".join([f"{start}{grpo}; {igrpo}."] * 2)
+    table = rarity_table([runs, runs])
+    start = "1 answer in 50,000 is correct; own wrong drafts are repaired 200 times as often"
+    assert table.splitlines()[0] == f"| at equal rollouts | {start} | {start} |"
+    assert cells(table, "GRPO-8")[1] == "1 of 2 runs take off, p = 0.100 [0.000, 0.200]"
+    assert cells(table, "iGRPO 4+4")[2] == "2 of 2 runs take off, p = 0.600 [0.600, 0.600]"
 
 
 def test_controls_are_compared_on_their_own_seeds():

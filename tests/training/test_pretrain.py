@@ -1,5 +1,6 @@
 """Pretraining: the same seed gives the same bits, it learns as fast as it did, the results still hold."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from igrpo_kit.policies.load import load_policy
 from igrpo_kit.policies.policy import Policy
 from igrpo_kit.policies.samplers.hf import HFSampler
 from igrpo_kit.policies.samplers.sampler import SamplingSettings
+from igrpo_kit.policies.tiny import tiny_model, tiny_tokenizer
 from igrpo_kit.tasks.sets.files import load_problems
 from igrpo_kit.tasks.verification import verify
 from igrpo_kit.training import sft
@@ -67,3 +69,13 @@ def test_an_eighth_of_a_pretraining_gets_as_far_as_it_did() -> None:
         pass
     assert loss < 0.75
     assert held_out_reward(policy, "countdown", 12) > 0.06
+
+
+def test_with_a_check_only_wrong_drafts_are_shown() -> None:
+    task = replace(TASKS["countdown"], check=lambda question, draft: (float(len(draft) % 2), ""))
+    tokenizer = tiny_tokenizer()
+    policy = Policy("untrained", tiny_model(tokenizer, 0), tokenizer, task.prompt_format)
+    batches = sft._Batches(task, policy, seed=0)
+    batches.refresh(questions=16, drafts=4)
+    assert 0 < len(batches.pool) < 64
+    assert all(len(draft) % 2 == 0 for _, draft in batches.pool)

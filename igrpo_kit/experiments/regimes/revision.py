@@ -132,6 +132,29 @@ def core(length: int) -> Experiment:
     return _experiment(f"revision-{length}", title, length, methods=methods, seeds=tuple(range(10)))
 
 
+def at_rates(name: str, title: str, length: int, rates: dict[str, Sequence[float]]) -> Experiment:
+    """Core methods at other rates than the chosen ones, on the seeds of the core runs."""
+    methods = {
+        f"{method} at {rate:g}": {**CORE[method], "learning_rate": rate}
+        for method, tried in rates.items()
+        for rate in tried
+    }
+    seeds = tuple(range(10))
+    return _experiment(name, title, length, methods=methods, baseline=next(iter(methods)), seeds=seeds)
+
+
+def lower_rates() -> Experiment:
+    """GRPO-8 at 19 digits at two lower rates, as no tuning run took off there (addendum 2)."""
+    title = "Revision cipher, 19 digits: GRPO-8 at lower learning rates"
+    return at_rates("revision-19-rates", title, 19, {"GRPO-8": (1.5e-4, 6e-4)})
+
+
+def shared_rate() -> Experiment:
+    """GRPO-8 and iGRPO 4+4 at 15 digits at one rate, because the tuning seeds misled there (addendum 3)."""
+    title = "Revision cipher, 15 digits: one learning rate for both"
+    return at_rates("revision-15-shared", title, 15, {"GRPO-8": (3e-4,), "iGRPO 4+4": (3e-4,)})
+
+
 def _closest(name: str, settings: dict[str, Any]) -> str:
     """The core method whose learning rate a control uses."""
     if name.startswith("GRPO"):
@@ -158,7 +181,7 @@ def controls(length: int) -> Experiment:
     )
 
 
-def other_base(kind: str, length: int = 15) -> Experiment:
+def other_base(kind: str, length: int) -> Experiment:
     """GRPO-8, iGRPO 4+4, and both stages on a base of `BASES`, at the rates chosen for the usual one."""
     names = ("GRPO-8", "iGRPO 4+4", "both stages")
     methods = {name: {**CORE[name], "learning_rate": CHOSEN[length][name]} for name in names}
@@ -169,10 +192,11 @@ def other_base(kind: str, length: int = 15) -> Experiment:
 
 
 def experiments() -> dict[str, Callable[[], Experiment]]:
-    """All experiments of the revision cipher by name; those without chosen rates are left out."""
-    made = [(f"revision-{n}-lr", partial(tuning, n)) for n in CIPHER_LENGTHS]
+    """All experiments of the revision cipher by name; lengths without chosen rates have their tuning only."""
+    made: dict[str, Callable[[], Experiment]]
+    made = {f"revision-{n}-lr": partial(tuning, n) for n in CIPHER_LENGTHS}
     for n in CHOSEN:
-        made += [(f"revision-{n}", partial(core, n)), (f"revision-{n}-controls", partial(controls, n))]
-    if 15 in CHOSEN:
-        made += [(f"revision-15-{kind}", partial(other_base, kind)) for kind in BASES]
-    return dict(made)
+        made |= {f"revision-{n}": partial(core, n), f"revision-{n}-controls": partial(controls, n)}
+    made |= {"revision-19-rates": lower_rates, "revision-15-shared": shared_rate}
+    made |= {f"revision-15-{kind}": partial(other_base, kind, 15) for kind in BASES}
+    return made | {f"revision-19-{kind}": partial(other_base, kind, 19) for kind in ("fresh", "shifted")}

@@ -62,6 +62,8 @@ def _mean(values: Iterable[float]) -> str:
 
 MAIN = {
     "revision-19": "19 digits",
+    "revision-19-fresh": "19 digits, no skill to repair",
+    "revision-19-shifted": "19 digits, q and q' share no entry",
     "revision-15": "15 digits",
     "revision-12": "12 digits",
     "revision-8": "8 digits: p is common",
@@ -96,28 +98,28 @@ def main_table(found: Found) -> str:
     return markdown_table(rows)
 
 
-def map_sentence(rare: Sequence[Record], rarer: Sequence[Record]) -> str:
-    """The outcome at two rarities in words: who took off, and where each method ended.
+def rarity_table(experiments: Sequence[Sequence[Record]]) -> str:
+    """Each method at several rarities: how many runs took off, and p at the end.
 
     Args:
-        rare: runs of `revision-15`.
-        rarer: runs of `revision-19`.
+        experiments: for each rarity, the runs of its core methods.
     """
-
-    def ends(records: Sequence[Record]) -> str:
-        parts = []
-        for method, runs in runs_of(records).items():
-            end = mean_over_seeds(by_seed(runs, partial(p_after, share=1.0)))
-            started = round(share_taken_off(runs).estimate * len(runs))
-            parts.append(f"{method} takes off in {started} of {len(runs)} runs and ends at p = {end}")
-        return "; ".join(parts)
 
     def start(records: Sequence[Record]) -> str:
         p, r = (fmean(record.exact[0][name] for record in records) for name in ("p", "repair"))
         one_in, times = (f"{float(f'{x:.2g}'):,.0f}" for x in (1 / p, r / p))
-        return f"One answer in {one_in} is correct, own wrong drafts are repaired {times} times as often"
+        return f"1 answer in {one_in} is correct; own wrong drafts are repaired {times} times as often"
 
-    return f"{start(rarer)}: {ends(rarer)}. {start(rare)}: {ends(rare)}."
+    rows = [["at equal rollouts", *map(start, experiments)]]
+    by_method = [runs_of(records) for records in experiments]
+    for method in by_method[0]:
+        cells = []
+        for runs in (found[method] for found in by_method):
+            started = round(share_taken_off(runs).estimate * len(runs))
+            end = mean_over_seeds(by_seed(runs, partial(p_after, share=1.0)))
+            cells.append(f"{started} of {len(runs)} runs take off, p = {end}")
+        rows.append([method, *cells])
+    return markdown_table(rows)
 
 
 def _count(share: Interval, runs: int) -> str:

@@ -1,4 +1,4 @@
-"""Puzzle sets generated from a seed: Countdown, its graded variant, addition, and the revision cipher."""
+"""Puzzle sets from a seed: Countdown, its graded variant, addition, the revision cipher, results first."""
 
 import random
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from functools import partial
 from igrpo_kit.tasks import puzzles
 from igrpo_kit.tasks.cipher import CIPHER_TABLES, cipher_source, draw_cipher
 from igrpo_kit.tasks.problem import Problem, Split
+from igrpo_kit.tasks.results_first import LEAST_DIGITS, MOST_DIGITS, RESULTS_FIRST, draw_results_first
 
 
 def draw_problems(
@@ -145,3 +146,28 @@ def cipher_problems(
         raise ValueError(f"table must lie in 0..{CIPHER_TABLES - 1}, got {table}")
     draw = partial(draw_cipher, length=length, table=table)
     return draw_problems(cipher_source(table), draw, count, seed, split, distinct)
+
+
+def results_first_problems(
+    count: int, *, seed: int, split: Split = "train", distinct: bool = False, sums: int = 4, digits: int = 3
+) -> list[Problem]:
+    """`count` problems whose results come before their working, such as `3:1;4|1:6;5|`.
+
+    See `tasks.results_first`.
+
+    Args:
+        count: number of problems.
+        seed: seed of the sampling.
+        split: by a hash of the question (`is_held_out`).
+        distinct: keep each question once.
+        sums: sums per question, 1..16.
+        digits: digits per sum, 2..5.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    for name, value, least, most in (("sums", sums, 1, 16), ("digits", digits, LEAST_DIGITS, MOST_DIGITS)):
+        if not least <= value <= most:
+            raise ValueError(f"{name} must lie in {least}..{most}, got {value}")
+    draw = partial(draw_results_first, sums=sums, digits=digits)
+    return draw_problems(RESULTS_FIRST, draw, count, seed, split, distinct)

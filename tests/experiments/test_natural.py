@@ -1,0 +1,94 @@
+"""Natural tasks: definitions, preparation, and the rates of the screen from scripted samples."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from igrpo_kit.experiments.experiment import PREPARED
+from igrpo_kit.experiments.presets import load_experiment
+from igrpo_kit.experiments.regimes import screen
+from igrpo_kit.policies.policy import DRAFT_BEFORE
+from igrpo_kit.policies.samplers.scripted import ScriptedSampler
+from igrpo_kit.tasks.puzzles import is_held_out
+from igrpo_kit.training import sft
+
+
+def test_every_method_runs_at_both_rates_and_each_seed_has_its_own_base():
+    experiment = load_experiment("natural-results-first-4x3")
+    assert len(experiment.methods) == 9
+    assert experiment.config("iGRPO 4+4 at 0.0006", seed=0).learning_rate == 6e-4
+    assert experiment.config("refinements trained on q, 600 steps", seed=0).steps == 600
+    assert [experiment.policy_of(seed) for seed in experiment.seeds] == [
+        "results-first-4x3-0",
+        "results-first-4x3-1",
+        "results-first-4x3-2",
+    ]
+    assert {experiment.policy_of(seed) for seed in experiment.seeds} <= PREPARED.keys()
+    assert max(len(p.answer) for p in experiment.held_out()) + 1 == experiment.max_new_tokens
+
+
+def test_a_policy_is_prepared_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("IGRPO_DATA", str(tmp_path))
+    task = replace(sft._results_first_task(4, 3), steps=1)
+    monkeypatch.setattr(sft, "_results_first_task", lambda *shape: task)
+    folder = sft.prepare_results_first(4, 3, 0)
+    monkeypatch.setattr(sft, "pretrain", lambda *arguments, **settings: pytest.fail("trained twice"))
+    assert sft.prepare_results_first(4, 3, 0) == folder and folder.name == "results-first-4x3-0"
+
+
+class RecordingSampler(ScriptedSampler):
+    """Keeps the last message of every prompt, one list for each call."""
+
+    def __init__(self, texts):
+        super().__init__(texts, prompt_format=DRAFT_BEFORE)
+        self.prompts = []
+
+    def sample(self, prompts, num_samples):
+        self.prompts.append([messages[-1]["content"] for messages in prompts])
+        return super().sample(prompts, num_samples)
+
+
+def test_rates_count_one_sample_for_each_question():
+    on_q = ["a", "x", "y", "b", "c", "c", "z", "w"]  # two samples each: 0 and 2 are right at first
+    refined = ["b", "z"]  # own wrong drafts of 1 and 3: one repaired, one copied
+    foreign, kept = ["b", "d"], ["a", "x"]
+    sampler = RecordingSampler([*on_q, *refined, *foreign, *kept])
+    found = screen.rates(sampler, lambda q, a: (float(a == q.lower()), ""), ["A", "B", "C", "D"])
+    assert sampler.prompts == [
+        ["A", "B", "C", "D"],
+        ["<d>y</d>B", "<d>z</d>D"],
+        ["<d>z</d>B", "<d>y</d>D"],
+        ["<d>a</d>A", "<d>c</d>C"],
+    ]
+    assert {name: (row["rate"], row["trials"]) for name, row in found.items()} == {
+        "p": (0.5, 4),
+        "again": (0.5, 2),
+        "repair": (0.5, 2),
+        "foreign": (1.0, 2),
+        "keep": (0.5, 2),
+        "copy": (0.5, 2),
+    }
+    assert found["p"]["low"] == pytest.approx(0.15, abs=0.01)  # Wilson, 2 of 4
+
+
+def test_rates_without_trials_are_none():
+    sampler = RecordingSampler(["x"] * 4)
+    found = screen.rates(sampler, lambda q, a: (0.0, "incorrect"), ["A"])
+    assert found["keep"] is None and found["copy"]["rate"] == 1.0
+
+
+def test_screened_questions_are_on_their_side_of_the_split():
+    task = screen.SCREEN["countdown with values"]
+    asked = screen.held_out_questions(task, 20, seed=0)
+    assert len(set(asked)) == 20 and all(map(is_held_out, asked))
+    assert not is_held_out(screen.question_of(task, random.Random(0), held_out=False))
+
+
+@pytest.mark.parametrize("name", screen.SCREEN)
+def test_answers_fit_into_the_tokens(name):
+    task, rng = screen.SCREEN[name], random.Random(0)
+    for _ in range(20):
+        question = task.draw(rng)
+        answer = task.answer(question, rng)
+        assert len(answer) < task.max_new_tokens and task.check(question, answer)[0] == 1
