@@ -1,5 +1,7 @@
 """The predictions of the revision cipher, judged on small records whose outcomes are typed by hand."""
 
+import re
+
 import pytest
 
 from igrpo_kit.analysis.compare import Record
@@ -24,7 +26,7 @@ LATE, STALLED, EARLY = (0, 0, 0, 0.05), (0, 0.2, 0.4, 0.6), (0, 0.5, 0.92, 0.97)
 
 
 def everything():
-    """Runs of which all 16 predictions are hits."""
+    """Runs of which all 20 predictions are hits."""
     runs = {}
     for length, grpo, igrpo in (
         (8, (0, 0.7, 0.9, 0.97), STALLED),
@@ -52,6 +54,13 @@ def everything():
     runs["revision-15-fresh"] = runs_of(three, range(5))
     runs["revision-15-shifted"] = runs_of(three, range(5))
     runs["revision-15-after"] = runs_of({**three, "both stages": EARLY}, range(5))
+    runs["revision-19-rates"] = runs_of(
+        dict.fromkeys(("GRPO-8 at 0.00015", "GRPO-8 at 0.0006"), LATE), range(10)
+    )
+    shared = {"GRPO-8 at 0.0003": (0, 0, 0.1, 0.95), "iGRPO 4+4 at 0.0003": STALLED}
+    runs["revision-15-shared"] = runs_of(shared, range(10))
+    for kind in ("fresh", "shifted"):
+        runs[f"revision-19-{kind}"] = runs_of(dict.fromkeys(three, LATE), range(5))
     return runs
 
 
@@ -70,15 +79,20 @@ def misses(runs):
 
 
 def test_there_are_as_many_predictions_as_were_written():
-    text = data_path("preregistrations/revision-cipher.md").read_text(encoding="utf-8")
+    folder = data_path("preregistrations")
+    text = (folder / "revision-cipher.md").read_text(encoding="utf-8")
     assert "\n16. *" in text and "\n17. " not in text
-    assert len(PREDICTIONS) == 16
+    addenda = "".join(
+        path.read_text(encoding="utf-8") for path in sorted(folder.glob("revision-cipher.addendum-*.md"))
+    )
+    assert re.findall(r"Prediction (\d+)[ :]", addenda) == ["17", "18", "19", "20"]
+    assert len(PREDICTIONS) == 20
 
 
 def test_all_hits():
     outcomes = judged(everything())
-    assert [o.number for o in outcomes] == [*range(1, 17)]
-    assert [o.hit for o in outcomes] == [True] * 16
+    assert [o.number for o in outcomes] == [*range(1, 21)]
+    assert [o.hit for o in outcomes] == [True] * 20
     first = outcomes[0].measured
     assert "19: iGRPO 4+4 minus GRPO-8 at 200 +0.550 [" in first
     assert "19: GRPO-8 took off in 0 of 10; 19: iGRPO 4+4 took off in 10 of 10" in first
@@ -114,6 +128,12 @@ def test_all_hits():
         ("revision-15-fresh", "both stages", (0, 0, 0.1, 0.5), range(5), [14]),
         ("revision-15-shifted", "iGRPO 4+4", (0, 0, 0.1, 0.2), range(5), [15]),
         ("revision-15-after", "iGRPO 4+4", STALLED, range(5), [16]),
+        ("revision-19-rates", "GRPO-8 at 0.0006", (0, 0, 0, 0.2), range(4), [17]),
+        ("revision-19-rates", "GRPO-8 at 0.0006", (0, 0, 0, 0.2), range(3), []),
+        ("revision-15-shared", "GRPO-8 at 0.0003", LATE, range(3), [18]),
+        ("revision-15-shared", "iGRPO 4+4 at 0.0003", EARLY, range(10), [18]),
+        ("revision-19-fresh", "both stages", (0, 0, 0, 0.2), range(2), [19]),
+        ("revision-19-shifted", "iGRPO 4+4", (0, 0, 0, 0.2), range(2), [20]),
     ],
 )
 def test_what_is_not_as_predicted_is_a_miss(where, method, p, seeds, expected):
@@ -131,7 +151,7 @@ def test_the_end_of_the_training_metrics_counts():
 def test_what_was_not_run_is_said():
     outcomes = judged({"revision-19": everything()["revision-19"]})
     assert [o.number for o in outcomes if o.hit] == [1]
-    assert [o.hit for o in outcomes[1:]] == [None] * 15
+    assert [o.hit for o in outcomes[1:]] == [None] * 19
     assert outcomes[3].measured == (
         "GRPO-8 in revision-8: 0 of 10 seeds; iGRPO 4+4 in revision-8: 0 of 10 seeds"
     )
@@ -159,4 +179,4 @@ def test_the_last_fall_is_the_crossing():
 
 def test_the_table_has_a_line_for_each():
     table = outcome_table(judged({}))
-    assert len(table.splitlines()) == 18 and table.count("**not run**") == 16
+    assert len(table.splitlines()) == 22 and table.count("**not run**") == 20

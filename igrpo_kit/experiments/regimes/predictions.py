@@ -1,4 +1,6 @@
-"""The 16 predictions of `data/preregistrations/revision-cipher.md`, each judged by its records.
+"""The predictions of `data/preregistrations/revision-cipher*.md`, each judged by its records.
+
+The first 16 are those of the preregistration, the others those of its dated addenda.
 
 A prediction is a list of claims, each of which the records decide. Where several lengths are named, every
 length is a claim of its own. The words are those of the preregistration: *higher* and *lower* need both the
@@ -24,7 +26,7 @@ from igrpo_kit.analysis.takeoff import (
     p_after,
     p_at,
 )
-from igrpo_kit.experiments.regimes.revision import CORE
+from igrpo_kit.experiments.regimes.revision import BASES, CORE
 from igrpo_kit.experiments.regimes.tables import by_seed
 
 Runs = Mapping[str, Sequence[Record]]
@@ -93,15 +95,15 @@ def _judge(number: int, statement: str, claims: Sequence[Claim], runs: Runs) -> 
 
 
 def _runs_of(runs: Runs, where: str, method: str) -> Sequence[Record]:
-    """The runs of a method at "19" digits, or of another base, as "15-fresh".
+    """The runs of a method at "19" digits, or of another experiment, as "15-fresh".
 
     Raises:
         LookupError: there are fewer seeds than the preregistration states.
     """
     name = f"revision-{where}"
-    wanted = OTHER_SEEDS if "-" in where else CORE_SEEDS
-    if method not in CORE:
-        name, wanted = f"{name}-controls", OTHER_SEEDS
+    if where.isdigit() and method not in CORE:
+        name = f"{name}-controls"
+    wanted = OTHER_SEEDS if name.endswith(("-controls", *BASES)) else CORE_SEEDS
     found = [record for record in runs.get(name, ()) if record.method == method]
     if len(found) < wanted:
         raise LookupError(f"{method} in {name}: {len(found)} of {wanted} seeds")
@@ -186,7 +188,7 @@ def _taken_off(records: Iterable[Record]) -> int:
     return sum(first_step(record, TAKEN_OFF) is not None for record in records)
 
 
-def _starts(where: int, method: str, low: int, high: int) -> Claim:
+def _starts(where: int | str, method: str, low: int, high: int) -> Claim:
     """How many seeds took off."""
 
     def claim(runs: Runs) -> tuple[str, bool]:
@@ -267,6 +269,22 @@ def _batch_below(batch: str) -> Claim:
         return f"19: {batch} minus {IGRPO} at the end {d}", d.bootstrap.estimate < 0
 
     return claim
+
+
+def _rate_below(method: str) -> Claim:
+    """GRPO-8 at a lower rate has a mean below that of iGRPO at its own, at 19 digits."""
+
+    def claim(runs: Runs) -> tuple[str, bool]:
+        own, other = (
+            fmean(p_at(record, 200) for record in _runs_of(runs, where, name))
+            for where, name in (("19-rates", method), ("19", IGRPO))
+        )
+        return f"19: {method}, mean p at 200 {own:.3g}, {IGRPO} {other:.3g}", own < other
+
+    return claim
+
+
+_LOWER = ("GRPO-8 at 0.00015", "GRPO-8 at 0.0006")
 
 
 _CORRECT, _DEAD = "refinements correct at the end", "dead groups at the end"
@@ -385,6 +403,31 @@ PREDICTIONS: list[tuple[str, list[Claim]]] = [
         "Draft after the question: iGRPO is lower at 200 than with the draft before it; both stages is "
         "higher than GRPO-8 at 100",
         [_below_its_usual_base, _differs("15-after", BOTH, GRPO, _higher, 100)],
+    ),
+    (
+        "Addendum 2, 19 digits: at 1.5e-4 and at 6e-4 GRPO-8 takes off in at most 3 of 10 runs, with a mean "
+        "p below iGRPO's at 200",
+        [claim for m in _LOWER for claim in (_starts("19-rates", m, 0, 3), _rate_below(m))],
+    ),
+    (
+        "Addendum 3, 15 digits, both at 3e-4: GRPO-8 takes off in at least 8 of 10 runs, and is higher than "
+        "iGRPO at 200",
+        [
+            _starts("15-shared", "GRPO-8 at 0.0003", 8, 10),
+            _differs("15-shared", "GRPO-8 at 0.0003", "iGRPO 4+4 at 0.0003", _higher),
+        ],
+    ),
+    (
+        "Addendum 3, 19 digits, no repair skill: no method takes off in more than 1 of 5 runs",
+        [_starts("19-fresh", method, 0, 1) for method in (GRPO, IGRPO, BOTH)],
+    ),
+    (
+        "Addendum 3, 19 digits, transfer made hard: iGRPO takes off in at most 1 of 5 runs, although more "
+        "than half of its refinements are correct",
+        [
+            _starts("19-shifted", IGRPO, 0, 1),
+            _mean("19-shifted", IGRPO, lambda x: x > 0.5, _at_end("correct"), _CORRECT),
+        ],
     ),
 ]
 """in the order of the preregistration: the statement in short, and its claims"""
