@@ -341,7 +341,7 @@ LEAD = 0.02
 """the line on the map: a lead in p that is worth a name, because at 0 both methods may not have started"""
 _BUDGET_OF_MAP = 8
 """N + G; GRPO has groups of as many"""
-_Steps = Float[np.ndarray, " points"]
+_Steps = Float[np.ndarray, "_"]
 _RUNS, _EVERY = 16, 10
 """runs of your point, and steps between two drawn points of their mean"""
 

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from igrpo_kit.classroom.exercise import Arguments, Exercise, FunctionCheck, ValueCheck
 
-INFINITY = float("inf")
+NEVER = -1
+"""no step: fewer than half of the runs got there"""
 
 
 def waiting_time(p: float, group_size: int, prompts: int) -> float:
@@ -86,20 +87,20 @@ _REGION = FunctionCheck(
 )
 
 
-def median_step(first_steps: list[int | None]) -> float:
-    """The step by which half of *all* runs have reached the level; infinity if fewer than half have."""
+def median_step(first_steps: list[int | None]) -> int:
+    """The step by which half of *all* runs have reached the level; -1 if fewer than half have."""
     reached = sorted(step for step in first_steps if step is not None)
     needed = (len(first_steps) + 1) // 2
-    return reached[needed - 1] if len(reached) >= needed else INFINITY
+    return reached[needed - 1] if len(reached) >= needed else NEVER
 
 
-def _of_the_reached(first_steps: list[int | None]) -> float:
+def _of_the_reached(first_steps: list[int | None]) -> int:
     """You leave out the runs that never got there. They are the slow ones: what remains looks too early."""
     reached = sorted(step for step in first_steps if step is not None)
-    return reached[(len(reached) + 1) // 2 - 1] if reached else INFINITY
+    return reached[(len(reached) + 1) // 2 - 1] if reached else NEVER
 
 
-def _as_the_end(first_steps: list[int | None]) -> float:
+def _as_the_end(first_steps: list[int | None]) -> int:
     """You count a run that did not get there as if it had at the last step. It is only known to be later."""
     return median_step([200 if step is None else step for step in first_steps])
 
@@ -107,12 +108,12 @@ def _as_the_end(first_steps: list[int | None]) -> float:
 def _mean_step(first_steps: list[int | None]) -> float:
     """That is a mean; with censored runs a mean is not known, a median may be."""
     reached = [step for step in first_steps if step is not None]
-    return sum(reached) / len(reached) if reached else INFINITY
+    return sum(reached) / len(reached) if reached else NEVER
 
 
-def _last_reached(first_steps: list[int | None]) -> float:
+def _last_reached(first_steps: list[int | None]) -> int:
     """That is when the *last* run that got there did."""
-    return max((step for step in first_steps if step is not None), default=INFINITY)
+    return max((step for step in first_steps if step is not None), default=NEVER)
 
 
 _MEDIAN_STEP = FunctionCheck(
@@ -121,8 +122,8 @@ _MEDIAN_STEP = FunctionCheck(
         (([80, 100, 120, 140],), 100),
         (([80, None, 120, 100],), 100),
         (([80, None, None, 100, 60],), 100),
-        (([150, None, None, 100, None, None],), INFINITY),
-        (([None, None],), INFINITY),
+        (([150, None, None, 100, None, None],), NEVER),
+        (([None, None],), NEVER),
         (([60, 190, 70, None],), 70),
     ],
     mistakes=[_of_the_reached, _as_the_end, _mean_step, _last_reached],
