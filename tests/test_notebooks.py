@@ -29,6 +29,7 @@ FAST: dict[str, dict] = {
     "06_cpu_run": {"FAST": True},
     "07_single_gpu_run": {"FAST": True},
     "08_full_run_a100": {"max_steps": 2},
+    "11_when_does_a_draft_pay": {"world_runs": 2, "cells": 4, "live_problems": 16},
 }
 # The package is found without being installed. Whatever asks for the network finds nobody there; a lesson's
 # own server on this machine it does find.

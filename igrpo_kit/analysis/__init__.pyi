@@ -42,6 +42,11 @@ from .stats import pass_at_k_curve as pass_at_k_curve
 from .stats import student_interval as student_interval
 from .stats import welch_interval as welch_interval
 from .stats import wilson_interval as wilson_interval
+from .takeoff import bounded_difference as bounded_difference
+from .takeoff import mean_over_seeds as mean_over_seeds
+from .takeoff import p_at as p_at
+from .takeoff import reach_curve as reach_curve
+from .takeoff import share_taken_off as share_taken_off
 from .transfer import Transfer as Transfer
 from .transfer import exact_row as exact_row
 from .transfer import measure_transfer as measure_transfer

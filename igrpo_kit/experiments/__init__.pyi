@@ -20,6 +20,8 @@ from .meter import committed_measurements as committed_measurements
 from .meter import judge as judge
 from .meter import measure_base as measure_base
 from .meter import measure_policy as measure_policy
+from .meter import measurement_text as measurement_text
+from .presets import committed as committed
 from .presets import load_experiment as load_experiment
 from .presets import preset_names as preset_names
 from .relatives import GDPO as GDPO

@@ -1,4 +1,7 @@
 # All public names of this package. Type checkers read this list; each module is imported on first use.
+from .cipher import cipher_answer as cipher_answer
+from .cipher import noisy_answer as noisy_answer
+from .cipher import revised_answer as revised_answer
 from .grading import Grade as Grade
 from .grading import Grader as Grader
 from .grading import extract_answer as extract_answer

@@ -3,8 +3,10 @@ from .completions import CompletionsBrowser as CompletionsBrowser
 from .completions import TokenView as TokenView
 from .completions import browse_completions as browse_completions
 from .completions import view_tokens as view_tokens
+from .explorers import MapPoint as MapPoint
 from .explorers import advantage_explorer as advantage_explorer
 from .explorers import best_of_n_explorer as best_of_n_explorer
+from .explorers import map_explorer as map_explorer
 from .explorers import run_explorer as run_explorer
 from .files import read_png as read_png
 from .files import write_html as write_html
@@ -30,7 +32,9 @@ from .runs import plot_comparison as plot_comparison
 from .runs import plot_dead_group_kinds as plot_dead_group_kinds
 from .runs import plot_entropy as plot_entropy
 from .runs import plot_lengths as plot_lengths
+from .runs import plot_reach as plot_reach
 from .runs import plot_rewards as plot_rewards
+from .runs import plot_takeoff as plot_takeoff
 from .runs import plot_transitions as plot_transitions
 from .runs import seeds_of as seeds_of
 from .style import COLORS as COLORS

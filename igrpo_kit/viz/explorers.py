@@ -5,6 +5,8 @@ Every control works by keyboard. Each explorer is a `VBox` with one FigureWidget
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,12 +16,16 @@ from scipy.special import betaln
 
 from igrpo_kit.analysis.compare import Record
 from igrpo_kit.analysis.dynamics import Curve, exact_curve, thin, training_curve
+from igrpo_kit.analysis.exact.phase import CIPHER, PhaseDiagram, phase_diagram
+from igrpo_kit.analysis.exact.waiting import LogitNormalPrompts, grpo_wait, refinement_wait
+from igrpo_kit.analysis.exact.world import Trajectory, World, simulate
+from igrpo_kit.analysis.stats.intervals import Interval
 from igrpo_kit.core.advantages import group_advantages, leave_one_out_advantages
 from igrpo_kit.core.losses import GRPO, clipped_objective
 from igrpo_kit.core.rows import Row
 from igrpo_kit.core.toy import best_of_n_probability
 from igrpo_kit.viz.notebook import go, make_subplots, widgets
-from igrpo_kit.viz.style import COLORS, PATTERNS, TEMPLATE, line_style
+from igrpo_kit.viz.style import COLORS, PATTERNS, TEMPLATE, line_style, marker_style
 
 _ALIKE = 1e9  # the concentration of a Beta distribution that looks like a point
 _GROUP = 8  # rewards of the advantage explorer
@@ -45,6 +51,7 @@ class Explorer(widgets.VBox):
         self, controls: dict[str, widgets.Widget], chart: go.FigureWidget, redraw: Callable[[], str]
     ) -> None:
         self.controls, self.chart, self._redraw = controls, chart, redraw
+        chart._config = {**chart._config, "responsive": True}  # as wide as the page, also a narrow one
         self.words = widgets.HTML()
         for control in controls.values():
             control.observe(lambda _change: self.refresh(), names="value")
@@ -308,3 +315,211 @@ def _curve_or_nothing(record: Record | None, metric: str, clock: str, base: Row,
     except LookupError:  # GRPO copies nothing; exact rates have no clock of accuracy
         pass
     return Curve(np.array([]), np.array([]))
+
+
+@dataclass(frozen=True)
+class MapPoint:
+    """A policy on the map: its rates before training, and how runs from it ended."""
+
+    name: str
+    p: Interval
+    """probability of a correct answer on q"""
+    repair: Interval
+    """probability of a correct refinement of an own wrong draft"""
+    outcome: int
+    """sign of iGRPO minus GRPO at the end; 0 where the records do not decide it"""
+
+
+_OUTCOMES = {1: "recorded: iGRPO ahead", -1: "recorded: GRPO ahead", 0: "recorded: undecided"}
+_WITH_DRAFTS: dict[str, str] = {
+    "iGRPO": "igrpo",
+    "both stages": "both",
+    "drafts, then GRPO": "drafts_then_grpo",
+}
+_BATCHES = (8, 16, 32, 64, 128, 256)
+LEAD = 0.02
+"""the line on the map: a lead in p that is worth a name, because at 0 both methods may not have started"""
+_BUDGET_OF_MAP = 8
+"""N + G; GRPO has groups of as many"""
+_Steps = Float[np.ndarray, "_"]
+_RUNS, _EVERY = 16, 10
+"""runs of your point, and steps between two drawn points of their mean"""
+
+
+def _map_chart(steps: int) -> go.FigureWidget:
+    titles = ("p with drafts minus p of GRPO-8", "p on q at your point")
+    grid = make_subplots(rows=2, row_heights=[0.66, 0.34], vertical_spacing=0.13, subplot_titles=titles)
+    chart, top, below = go.FigureWidget(grid), {"row": 1, "col": 1}, {"row": 2, "col": 1}
+    colors = [[0.0, COLORS[1]], [0.5, "#FFFFFF"], [1.0, COLORS[0]]]
+    bar = {"len": 0.6, "y": 1, "yanchor": "top", "thickness": 14, "tickvals": [-1, -0.5, 0, 0.5, 1]}
+    chart.add_heatmap(name="map", colorscale=colors, zmin=-1, zmax=1, colorbar=bar, **top)
+    chart.add_scatter(name="drafts lead by 0.02", mode="lines", line={"color": COLORS[4], "width": 2}, **top)
+    for i, name in enumerate(_OUTCOMES.values()):
+        marker = {**marker_style(i), "size": 9, "line": {"color": "#FFFFFF", "width": 1}}
+        chart.add_scatter(name=name, mode="markers", marker=marker, **top)
+    style = {"mode": "lines+markers", "line": {"color": COLORS[3], "dash": "solid"}}
+    sizes = {"marker": {"color": COLORS[3], "symbol": "star", "opacity": 1}}
+    chart.add_scatter(name="your point, in training", **style, **sizes, **top)
+    for i, name in enumerate(("GRPO-8", "with drafts")):
+        chart.add_scatter(name=name, mode="lines", line=line_style(1 - i), **below)
+    chart.add_scatter(name="this step", mode="lines", line={"color": COLORS[4], "dash": "dot"}, **below)
+    log = {"type": "log", "exponentformat": "power", "dtick": 1}
+    chart.update_xaxes(title="p on q", range=[-6.2, 0.1], **log, **top)
+    chart.update_yaxes(title="r, wrong drafts repaired", range=[-5.2, 0.1], **log, **top)
+    chart.update_xaxes(title="steps", range=[0, steps], **below)
+    chart.update_yaxes(title="p on q", range=[-0.02, 1.02], **below)
+    legend = {"orientation": "h", "y": -0.09, "yanchor": "top"}
+    return chart.update_layout(
+        template=TEMPLATE, height=900, margin={"t": 40, "l": 72, "r": 16, "b": 40}, legend=legend,
+        hovermode="closest",
+    )  # fmt: skip
+
+
+def _mark(trace: Any, points: Sequence[MapPoint]) -> None:
+    """Draw recorded policies, with their intervals as error bars."""
+    for axis, intervals in (("x", [m.p for m in points]), ("y", [m.repair for m in points])):
+        middle = [i.estimate for i in intervals]
+        trace[axis] = middle
+        trace[f"error_{axis}"] = {
+            "array": [i.high - m for i, m in zip(intervals, middle, strict=True)],
+            "arrayminus": [m - i.low for i, m in zip(intervals, middle, strict=True)],
+            "thickness": 1, "width": 2,
+        }  # fmt: skip
+    trace.text = [m.name for m in points]
+
+
+class _Map:
+    """What the map explorer computes and draws, with the settings of its controls."""
+
+    def __init__(self, world: World, steps: int, cells: int, seed: int) -> None:
+        self.world, self.steps, self.cells, self.seed = world, steps, cells, seed
+        self.controls = {
+            "p": _log_slider("p", world.p0, -6, -0.5),
+            "repair": _log_slider("r", world.repair, -5, -0.3),
+            "keep": _slider(widgets.FloatSlider, "keep", float(np.asarray(world.keep)), 0.05, 0.95, 0.05),
+            "sharing": _slider(
+                widgets.FloatSlider, "sharing", float(np.asarray(world.sharing)), 0.0, 1.0, 0.1
+            ),
+            "drafts": _slider(widgets.IntSlider, "N of 8", world.num_drafts, 1, _BUDGET_OF_MAP - 2, 1),
+            "batch": widgets.SelectionSlider(
+                options=_BATCHES,
+                value=world.prompts_per_step,
+                description="batch",
+                continuous_update=False,
+                style={"description_width": "initial"},
+            ),
+            "method": widgets.Dropdown(
+                options=list(_WITH_DRAFTS), description="method", style={"description_width": "initial"}
+            ),
+            "step": _slider(widgets.IntSlider, "step", steps, 0, steps, _EVERY),
+        }
+        self.chart = _map_chart(steps)
+        self.traces = _traces(self.chart)
+        self._diagram, self._runs = cache(self._diagram), cache(self._runs)  # type: ignore[method-assign]
+
+    def _settings(self, *names: str) -> tuple[Any, ...]:
+        return tuple(self.controls[name].value for name in names)
+
+    def _world(self, keep: float, sharing: float, drafts: int, batch: int, **rates: Any) -> World:
+        return replace(
+            self.world, keep=keep, sharing=sharing, num_drafts=drafts,
+            num_refinements=_BUDGET_OF_MAP - drafts, prompts_per_step=batch, **rates,
+        )  # fmt: skip
+
+    def _diagram(self, method: str, *shared: Any) -> PhaseDiagram:
+        return phase_diagram(
+            self._world(*shared),
+            "p0", np.geomspace(1e-6, 0.3, self.cells),
+            "repair", np.geomspace(1e-5, 0.5, self.cells),
+            methods=("grpo", method), steps=self.steps, rng=np.random.default_rng(self.seed),
+        )  # fmt: skip
+
+    def _runs(self, method: str, p: float, repair: float, *shared: Any) -> Trajectory:
+        world = self._world(*shared, p0=p, repair=repair)
+        return simulate(world, method, steps=self.steps, seeds=_RUNS, rng=np.random.default_rng(self.seed))
+
+    def redraw(self) -> str:
+        """Draw the map, its boundary, and your point's training; returns the words."""
+        label, step, p, repair = self._settings("method", "step", "p", "repair")
+        shared, method = self._settings("keep", "sharing", "drafts", "batch"), _WITH_DRAFTS[label]
+        try:
+            table = self._diagram(method, *shared)
+            runs = self._runs("grpo", p, repair, *shared), self._runs(method, p, repair, *shared)
+        except ValueError as error:
+            return f"Not possible: {error}"
+        _set(self.traces["map"], table.x, table.y)
+        self.traces["map"].z = table.difference(step)
+        ends = table.boundary(step, LEAD)
+        _set(self.traces["drafts lead by 0.02"], _broken(ends[..., 0]), _broken(ends[..., 1]))
+        grpo, ours = (run.p.mean(axis=1) for run in runs)
+        self._draw_point(step, grpo, ours, runs[1].second.mean(axis=1))
+        return (
+            f"p = {p:.2g}, r = {repair:.2g}: after {step} steps GRPO-8 has <b>{grpo[step]:.3f}</b>, {label} "
+            f"<b>{ours[step]:.3f}</b> (means of {_RUNS} runs). {self._waits()}"
+        )
+
+    def _draw_point(self, step: int, grpo: _Steps, ours: _Steps, second: _Steps) -> None:
+        clock = np.arange(0, self.steps + 1, _EVERY)
+        for name, mean in (("GRPO-8", grpo), ("with drafts", ours)):
+            _set(self.traces[name], clock, mean[clock])
+        _set(self.traces["this step"], [step, step], [0, 1])
+        path, seen = self.traces["your point, in training"], clock[clock <= step]
+        _set(path, ours[seen], second[np.maximum(seen, 1) - 1])  # at the start: the refinements of step 1
+        path.marker.size = [0] * (len(seen) - 1) + [16]
+
+    def _waits(self) -> str:
+        p, repair, keep, drafts, batch = self._settings("p", "repair", "keep", "drafts", "batch")
+        prompts = LogitNormalPrompts(p)
+        grpo = grpo_wait(prompts, _BUDGET_OF_MAP, batch).mean
+        refined = refinement_wait(
+            prompts, repair=repair, keep=keep, num_drafts=drafts,
+            num_refinements=_BUDGET_OF_MAP - drafts, prompts_per_step=batch,
+        ).mean  # fmt: skip
+        return f"Steps to the first live group: GRPO-8 {grpo:.3g}, Stage 2 {refined:.3g}."
+
+
+def map_explorer(
+    points: Sequence[MapPoint] = (),
+    world: World = CIPHER,
+    *,
+    steps: int = 200,
+    cells: int = 12,
+    seed: int = 0,
+) -> Explorer:
+    """Where a draft pays: the exact world's map over p and r, and training from a point that you move.
+
+    The map shows p with drafts minus p of GRPO-8 after the step of its slider, and where it is `LEAD`. It has
+    `cells` x `cells` values of one run each: 12 x 12 take about a second of one core when a slider is
+    released, and a cell is half a power of ten wide. `keep`, `sharing`, N (with N + G = 8), the batch and the
+    method change the map; p and r move your point (16 runs); the step can be played. On the map the point
+    moves by p on q and by the success of its refinements.
+
+    Args:
+        points: recorded policies, drawn with their intervals.
+        world: everything that no slider sets; its rates are where the sliders start.
+        steps: of training, a multiple of 10.
+        cells: rows and columns of the grid.
+        seed: of the simulated runs.
+    """
+    drawn = _Map(world, steps, cells, seed)
+    for outcome, name in _OUTCOMES.items():
+        _mark(drawn.traces[name], [point for point in points if point.outcome == outcome])
+    explorer = Explorer(drawn.controls, drawn.chart, drawn.redraw)
+    # The browser copies its value to the slider when it is shown.
+    play = widgets.Play(value=steps, min=0, max=steps, step=_EVERY, interval=600, description="play")
+    widgets.jslink((play, "value"), (drawn.controls["step"], "value"))
+    explorer.children[0].children += (play,)
+    return explorer
+
+
+def _log_slider(name: str, value: Any, low: float, high: float) -> widgets.Widget:
+    """`low` and `high` are powers of ten."""
+    return widgets.FloatLogSlider(
+        value=float(value), min=low, max=high, step=0.1, description=name, readout_format=".1e",
+        continuous_update=False, style={"description_width": "initial"},
+    )  # fmt: skip
+
+
+def _broken(ends: Float[np.ndarray, "L 2"]) -> list[float | None]:
+    """Segments as one line with gaps."""
+    return [x for pair in ends.tolist() for x in (*pair, None)]

@@ -97,6 +97,7 @@ def marker_style(i: int) -> dict[str, str]:
 
 def apply_style(figure: go.Figure, title: str, subtitle: str = "", **layout: Any) -> go.Figure:
     """Give the figure the common style, a title, and `layout`; returns the figure."""
+    layout = {"height": _LAYOUT["height"], **layout}  # JupyterLab does not read that of a template
     return figure.update_layout(
         template=TEMPLATE, title={"text": title, "subtitle": {"text": subtitle}}, **layout
     )

@@ -13,8 +13,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from igrpo_kit.analysis.exact.phase import phase_diagram
+from igrpo_kit.analysis.stats.intervals import Interval
 from igrpo_kit.experiments.presets import committed
 from igrpo_kit.policies.samplers.sampler import Samples
+from igrpo_kit.viz import explorers
 from igrpo_kit.viz.completions import (
     CompletionsBrowser,
     TokenView,
@@ -23,11 +26,13 @@ from igrpo_kit.viz.completions import (
     view_tokens,
 )
 from igrpo_kit.viz.explorers import (
+    MapPoint,
     advantage_explorer,
     best_of_n_explorer,
     expected_best,
     expected_dead,
     gradient_factor,
+    map_explorer,
     run_explorer,
     surrogate_at,
 )
@@ -324,6 +329,62 @@ def test_the_run_explorer_changes_clock_and_seed():
     assert max(traces[0].x) == pytest.approx(last["tokens_live"], rel=0.02)
     with pytest.raises(ValueError, match="records: at least one"):
         run_explorer([], base)
+
+
+def points_at(p, r):
+    return Interval(p, p / 2, 4 * p, 0.95), Interval(r, r / 2, 2 * r, 0.95)
+
+
+@pytest.fixture
+def map_of(monkeypatch):
+    """A small map explorer, and the settings of every diagram that it computes."""
+    computed = []
+
+    def counted(world, *arguments, **settings):
+        computed.append((world.keep, world.num_drafts, world.prompts_per_step, settings["methods"][1]))
+        return phase_diagram(world, *arguments, **settings)
+
+    monkeypatch.setattr(explorers, "phase_diagram", counted)
+    points = [
+        MapPoint("won", *points_at(2e-5, 0.004), 1),
+        MapPoint("lost", *points_at(0.01, 0.08), -1),
+        MapPoint("lost, too", *points_at(0.3, 0.3), -1),
+    ]
+    return map_explorer(points, steps=20, cells=3), computed
+
+
+def test_the_map_explorer_draws_what_its_controls_say(map_of):
+    explorer, computed = map_of
+    traces = {trace.name: trace for trace in explorer.chart.data}
+    assert np.shape(traces["map"].z) == (3, 3) and len(traces["GRPO-8"].y) == 3  # steps 0, 10, 20
+    assert list(traces["recorded: GRPO ahead"].x) == [0.01, 0.3]
+    assert list(traces["recorded: iGRPO ahead"].error_x.array) == pytest.approx([6e-5])  # 8e-5 - 2e-5
+    assert list(traces["recorded: iGRPO ahead"].error_y.arrayminus) == pytest.approx([0.002])
+    assert len(traces["recorded: undecided"].x) == 0
+    assert next(iter(traces["your point, in training"].x)) == pytest.approx(1.7e-4)
+    assert computed == [(0.47, 4, 32, "igrpo")]
+    explorer.controls["step"].value = 0
+    assert np.all(np.array(traces["map"].z) == 0) and "after 0 steps" in explorer.words.value
+    assert len(traces["your point, in training"].x) == 1
+    explorer.controls["p"].value = 0.01
+    assert traces["GRPO-8"].y[0] == pytest.approx(0.01)
+    assert len(computed) == 1, "the step and the point leave the map alone"
+
+
+def test_the_map_is_computed_once_for_each_setting(map_of):
+    explorer, computed = map_of
+    for name, value in (("drafts", 2), ("batch", 8), ("keep", 0.6), ("method", "both stages")):
+        explorer.controls[name].value = value
+    assert computed[1:] == [
+        (0.47, 2, 32, "igrpo"), (0.47, 2, 8, "igrpo"), (0.6, 2, 8, "igrpo"), (0.6, 2, 8, "both"),
+    ]  # fmt: skip
+    explorer.controls["method"].value = "iGRPO"
+    assert len(computed) == 5
+    waits = Page(explorer.words.value).text
+    assert "Steps to the first live group: GRPO-8 92" in waits  # 1 / (8 * 8 * 1.7e-4)
+    explorer.controls["method"].value = "both stages"
+    explorer.controls["drafts"].value = 1
+    assert "Not possible: num_drafts" in explorer.words.value
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,21 @@ from igrpo_kit.classroom.exercises import (
     lesson08,
     lesson09,
     lesson10,
+    lesson11,
 )
 
-_LESSONS = (lesson01, lesson02, lesson04, lesson05, lesson06, lesson07, lesson08, lesson09, lesson10)
+_LESSONS = (
+    lesson01,
+    lesson02,
+    lesson04,
+    lesson05,
+    lesson06,
+    lesson07,
+    lesson08,
+    lesson09,
+    lesson10,
+    lesson11,
+)
 
 EXERCISES: dict[str, Exercise] = {e.name: e for lesson in _LESSONS for e in lesson.EXERCISES}
 """Every exercise by its name."""

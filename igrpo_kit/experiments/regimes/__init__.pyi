@@ -1,0 +1,9 @@
+# All public names of this package. Type checkers read this list; each module is imported on first use.
+from .predictions import Outcome as Outcome
+from .predictions import crossing as crossing
+from .predictions import judged as judged
+from .predictions import outcome_table as outcome_table
+from .tables import by_seed as by_seed
+from .tables import controls_table as controls_table
+from .tables import main_table as main_table
+from .tables import read_out_table as read_out_table
