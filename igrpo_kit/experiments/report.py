@@ -35,13 +35,9 @@ from igrpo_kit.core.rows import Row
 from igrpo_kit.experiments.ablations import best_learning_rates
 from igrpo_kit.experiments.experiment import Experiment, record_folders
 from igrpo_kit.experiments.presets import committed
-from igrpo_kit.experiments.regimes.tables import (
-    MAIN,
-    controls_table,
-    main_table,
-    rarity_table,
-    read_out_table,
-)
+from igrpo_kit.experiments.regimes import revision
+from igrpo_kit.experiments.regimes.predictions import judged, outcome_table
+from igrpo_kit.experiments.regimes.tables import MAIN, main_table, rarity_table, read_out_table
 from igrpo_kit.viz.runs import plot_comparison, plot_takeoff
 
 REPORTED = (
@@ -279,7 +275,7 @@ def _template_difference() -> str:
 
 def _revision() -> str:
     """The main table of the revision cipher, from what is committed."""
-    names = [name for name in MAIN if data_path(f"runs/{name}").is_dir()]
+    names = [name for name in MAIN if _is_committed(name)]
     return main_table({name: committed(name)[:2] for name in names})
 
 
@@ -287,16 +283,27 @@ def _rarities() -> str:
     return rarity_table([committed(f"revision-{length}")[1] for length in (19, 15)])
 
 
-def _revision_controls(length: int) -> str:
-    return controls_table(
-        *(committed(name)[1] for name in (f"revision-{length}", f"revision-{length}-controls"))
-    )
+def _revision_rates() -> str:
+    """The runs at other rates than the chosen ones."""
+    names = [name for name in ("revision-19-rates", "revision-15-shared") if _is_committed(name)]
+    return "\n\n".join(f"{committed(n)[0].title}:\n\n{read_out_table(committed(n)[1])}" for n in names)
+
+
+def _revision_predictions() -> str:
+    names = [name for name in revision.experiments() if _is_committed(name)]
+    return outcome_table(judged({name: committed(name)[1] for name in names}))
+
+
+def _is_committed(name: str) -> bool:
+    return data_path(f"runs/{name}").is_dir()
 
 
 _CONTROLS = ("GRPO-4", "iGRPO 4+4, random draft", "iGRPO 4+4, no draft")
 BLOCKS: dict[str, Callable[[], str]] = {
     "rarities": _rarities,
     "revision": _revision,
+    "revision-rates": _revision_rates,
+    "revision-predictions": _revision_predictions,
     "summary": _summary,
     "costs": _costs,
     "cost-model": _cost_model,

@@ -429,5 +429,10 @@ PREDICTIONS: list[tuple[str, list[Claim]]] = [
             _mean("19-shifted", IGRPO, lambda x: x > 0.5, _at_end("correct"), _CORRECT),
         ],
     ),
+    (
+        "Addendum 4, the meter's own: with transfer made hard, which the meter does not see, iGRPO takes off "
+        "in at least 4 of 5 runs",
+        [_starts("19-shifted", IGRPO, 4, 5)],
+    ),
 ]
 """in the order of the preregistration: the statement in short, and its claims"""
