@@ -364,7 +364,7 @@ def test_the_map_explorer_draws_what_its_controls_say(map_of):
     assert next(iter(traces["your point, in training"].x)) == pytest.approx(1.7e-4)
     assert computed == [(0.47, 4, 32, "igrpo")]
     explorer.controls["step"].value = 0
-    assert np.all(np.array(traces["map"].z) == 0) and "after 0 steps" in explorer.words.value
+    assert np.allclose(traces["map"].z, 0, atol=1e-12) and "after 0 steps" in explorer.words.value
     assert len(traces["your point, in training"].x) == 1
     explorer.controls["p"].value = 0.01
     assert traces["GRPO-8"].y[0] == pytest.approx(0.01)
