@@ -44,7 +44,7 @@ from igrpo_kit.tasks.problem import Problem
 from igrpo_kit.tasks.rewards import AccuracyReward, Reward
 from igrpo_kit.tasks.sets.files import load_problems
 
-JUDGED = ("countdown-cpu", "addition-cpu", "graded-cpu", "template-after-cpu")
+JUDGED = ("countdown-cpu", "addition-cpu", "graded-cpu", "template-after-cpu", "revision-15", "revision-19")
 """experiments with both methods of `PAIR`, several seeds, and a base that was measured"""
 PAIR = ("iGRPO 4+4", "GRPO-8")
 CLAIMS: dict[Verdict, tuple[int, ...]] = {

@@ -229,7 +229,7 @@ _SWITCH_RULE = FunctionCheck(
 )
 
 
-def artefacts(ours: dict[float, float], theirs: dict[float, float]) -> list[float]:
+def artifacts(ours: dict[float, float], theirs: dict[float, float]) -> list[float]:
     """Shared rates at which the sign of ours - theirs is not that of best against best."""
     at_best = max(ours.values()) - max(theirs.values())
     return [rate for rate in ours if (ours[rate] - theirs[rate]) * at_best < 0]
@@ -237,7 +237,7 @@ def artefacts(ours: dict[float, float], theirs: dict[float, float]) -> list[floa
 
 def _agreeing(ours: dict[float, float], theirs: dict[float, float]) -> list[float]:
     """Those are the rates that agree with the comparison at the best rates; the others are wanted."""
-    return [rate for rate in ours if rate not in artefacts(ours, theirs)]
+    return [rate for rate in ours if rate not in artifacts(ours, theirs)]
 
 
 def _at_our_best(ours: dict[float, float], theirs: dict[float, float]) -> list[float]:
@@ -253,8 +253,8 @@ def _on_average_rates(ours: dict[float, float], theirs: dict[float, float]) -> l
     return [rate for rate in ours if (ours[rate] - theirs[rate]) * mean < 0]
 
 
-_ARTEFACTS = FunctionCheck(
-    reference=artefacts,
+_ARTIFACTS = FunctionCheck(
+    reference=artifacts,
     typed=[
         (({1e-4: 0.2, 3e-4: 0.6, 6e-4: 0.1}, {1e-4: 0.9, 3e-4: 0.1, 6e-4: 0.0}), [3e-4, 6e-4]),
         (({1e-4: 0.5, 3e-4: 0.9}, {1e-4: 0.8, 3e-4: 0.1}), [1e-4]),
@@ -277,7 +277,7 @@ _SOLVED_DEAD = ValueCheck(
 EXERCISES = [
     Exercise("waiting_time", "11", "code", difficulty=2, minutes=8, verify=_WAITING_TIME),
     Exercise("region", "11", "code", difficulty=1, minutes=6, verify=_REGION),
-    Exercise("artefacts", "11", "code", difficulty=2, minutes=8, verify=_ARTEFACTS),
+    Exercise("artifacts", "11", "code", difficulty=2, minutes=8, verify=_ARTIFACTS),
     Exercise("median_step", "11", "code", difficulty=2, minutes=8, verify=_MEDIAN_STEP),
     Exercise("misses", "11", "code", difficulty=2, minutes=8, verify=_MISSES),
     Exercise("solved_dead", "11", "prediction", difficulty=1, minutes=3, verify=_SOLVED_DEAD),
