@@ -44,7 +44,10 @@ from igrpo_kit.tasks.problem import Problem
 from igrpo_kit.tasks.rewards import AccuracyReward, Reward
 from igrpo_kit.tasks.sets.files import load_problems
 
-JUDGED = ("countdown-cpu", "addition-cpu", "graded-cpu", "template-after-cpu", "revision-15", "revision-19")
+JUDGED = (
+    "countdown-cpu", "addition-cpu", "graded-cpu", "template-after-cpu",
+    "revision-15", "revision-19", "revision-19-shifted", "revision-19-fresh",
+)  # fmt: skip
 """experiments with both methods of `PAIR`, several seeds, and a base that was measured"""
 PAIR = ("iGRPO 4+4", "GRPO-8")
 CLAIMS: dict[Verdict, tuple[int, ...]] = {
@@ -270,12 +273,13 @@ def measurement_text(measurement: Measurement, prediction: Prediction) -> str:
 
 
 def main() -> None:
-    """Measure the base of each experiment in `JUDGED`, in every block, and write the file."""
+    """Measure the base of each experiment in `JUDGED`, in every block that was run, and write the file."""
     torch.set_num_threads(1)
     rows = {}
     for name in JUDGED:
         experiment = load_experiment(name)
-        rows[name] = [measurement_row(measure_base(experiment, block)) for block in range(experiment.blocks)]
+        blocks = sorted({seed % experiment.blocks for seed in experiment.seeds})
+        rows[name] = [measurement_row(measure_base(experiment, block)) for block in blocks]
     text = json.dumps({"command": COMMAND, "experiments": rows}, indent=1) + "\n"
     path = data_path(FILE)
     write_atomically(path, text.encode())

@@ -35,7 +35,8 @@ def test_the_committed_experiments():
         "ablation-beta", "ablation-completions", "ablation-lr-addition", "ablation-lr-countdown",
         "ablation-objective", "ablation-step-size", "addition-cpu", "baselines-cpu", "best-lr-addition",
         "best-lr-countdown", "countdown-cpu", "graded-cpu", "revision-15", "revision-15-lr",
-        "revision-15-shared", "revision-19", "revision-19-lr", "smollm2-cpu", "template-after-cpu",
+        "revision-15-shared", "revision-19", "revision-19-fresh", "revision-19-lr",
+        "revision-19-shifted", "smollm2-cpu", "template-after-cpu",
     ]  # fmt: skip
 
 
