@@ -105,7 +105,7 @@ WITHOUT = object()
         ({"steps": 0}, "steps must be >= 1, got 0"),
         ({"seeds": 3}, r"Expected `array`, got `int` - at `\$\.seeds`"),
         ({"verdicts": "yes"}, r"Expected `bool`, got `str` - at `\$\.verdicts`"),
-        ({"problems": "sudoku"}, "problems: one of countdown, countdown-max, addition, sums, got 'sudoku'"),
+        ({"problems": "sudoku"}, "problems: one of countdown, .*, cipher-19-5, .*, got 'sudoku'"),
         ({"reward": "vibes"}, r"reward: one of accuracy, accuracy\+format, got 'vibes'"),
         ({"metric": "score"}, "metric: one of reward, accuracy, .*, got 'score'"),
         ({"baseline": "GRPO-9"}, "baseline: one of GRPO-8, mine, got 'GRPO-9'"),
@@ -132,7 +132,7 @@ def test_a_broken_file_is_refused_with_its_name_and_the_key(tmp_path, changes, s
     ("settings", "said"),
     [
         ({"selct": "best"}, "Object contains unknown field `selct`"),
-        ({"steps": 3}, "Object contains unknown field `steps`"),
+        ({"seed": 3}, "Object contains unknown field `seed`"),
         ({"num_drafts": 4.5}, r"Expected `int`, got `float` - at `\$\.num_drafts`"),
         ({"num_drafts": True}, r"Expected `int`, got `bool` - at `\$\.num_drafts`"),
         ({"num_drafts": -1}, "num_drafts must be >= 0, got -1"),
@@ -185,10 +185,15 @@ def test_a_missing_file_and_an_unknown_preset(tmp_path, capsys):
 def test_the_presets():
     assert preset_names() == [
         "ablation-lr-addition", "ablation-lr-countdown", "ablation-step-size", "addition-cpu",
-        "baselines-cpu", "best-lr-addition", "best-lr-countdown", "countdown-cpu", "demo", "graded-cpu",
-        "smollm2-cpu", "smollm2-gpu", "template-after-cpu",
+        "baselines-cpu", "best-lr-addition", "best-lr-countdown", "cipher-demo", "countdown-cpu", "demo",
+        "graded-cpu", "smollm2-cpu", "smollm2-gpu", "template-after-cpu",
         "ablation-beta", "ablation-completions", "ablation-split", "ablation-select", "ablation-objective",
         "ablation-template", "ablation-draft-length",
+        "revision-8-lr", "revision-12-lr", "revision-15-lr", "revision-19-lr",
+        "revision-19", "revision-19-controls", "revision-15", "revision-15-controls",
+        "revision-19-rates", "revision-15-shared",
+        "revision-15-after", "revision-15-fresh", "revision-15-shifted",
+        "revision-19-fresh", "revision-19-shifted", "natural-results-first-4x3",
     ]  # fmt: skip
     assert all(load_experiment(name).name == name for name in preset_names())
 
