@@ -4,7 +4,6 @@ All of them sample N + G completions per problem, as iGRPO does.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from igrpo_kit.core.advantages import advantages_of_scored, dead_groups
 from igrpo_kit.core.losses import Objective
 from igrpo_kit.core.selection import NO_DRAFT, select_best_draft, select_no_draft
 from igrpo_kit.experiments.baselines import critique_trained
+from igrpo_kit.experiments.relatives import with_rewards
 from igrpo_kit.policies.samplers.sampler import Sampler
 from igrpo_kit.tasks.cipher import right_digits
 from igrpo_kit.tasks.problem import Problem
@@ -103,15 +103,11 @@ def partial_credit_trained(
         train_drafts: also train the drafts.
     """
 
-    def credited(stage: Stage) -> Stage:
-        n = stage.rewards.shape[1]
-        answers = [problem.answer for problem in rollout.problems for _ in range(n)]
+    def credited(stage: Stage, answers: list[str]) -> Tensor:
         credit = [right_digits(*pair) for pair in zip(stage.samples.texts, answers, strict=True)]
-        return replace(stage, rewards=torch.tensor(credit).view_as(stage.rewards))
+        return torch.tensor(credit).view_as(stage.rewards)
 
-    drafts = None if rollout.drafts is None else credited(rollout.drafts)
-    rollout = replace(rollout, drafts=drafts, refinements=credited(rollout.refinements))
-    return trained_stages(rollout, objective, train_drafts=train_drafts)
+    return trained_stages(with_rewards(rollout, credited), objective, train_drafts=train_drafts)
 
 
 DRAFTS_THEN_GRPO = Variant("drafts-then-grpo", drafts_then_grpo_rollout, drafts_then_grpo_trained)

@@ -6,7 +6,7 @@ docstring lists what was left out, and says where only the abstract was read. iG
 https://arxiv.org/abs/2602.09000.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -92,16 +92,27 @@ def sgpo_trained(rollout: Rollout, objective: Objective, *, train_drafts: bool =
         train_drafts: also train the drafts.
     """
 
-    def colored(stage: Stage) -> Stage:
-        n = stage.rewards.shape[1]
-        answers = [problem.answer for problem in rollout.problems for _ in range(n)]
+    def colored(stage: Stage, answers: list[str]) -> Tensor:
         scores = [prefix_score(*pair) for pair in zip(stage.samples.texts, answers, strict=True)]
-        steps = torch.tensor(scores).view_as(stage.rewards)
-        return replace(stage, rewards=sgpo_rewards(stage.rewards, stage.correct, steps))
+        return sgpo_rewards(stage.rewards, stage.correct, torch.tensor(scores).view_as(stage.rewards))
 
-    drafts = None if rollout.drafts is None else colored(rollout.drafts)
-    rollout = replace(rollout, drafts=drafts, refinements=colored(rollout.refinements))
-    return trained_stages(rollout, objective, train_drafts=train_drafts)
+    return trained_stages(with_rewards(rollout, colored), objective, train_drafts=train_drafts)
+
+
+def with_rewards(rollout: Rollout, score: Callable[[Stage, list[str]], Float[Tensor, "P n"]]) -> Rollout:
+    """The rollout with other rewards to train on; statuses and the record keep those of the reward.
+
+    Args:
+        rollout: both stages of one step.
+        score: a stage and the reference answer of each of its rows -> rewards [P, n].
+    """
+
+    def scored(stage: Stage) -> Stage:
+        answers = [problem.answer for problem in rollout.problems for _ in range(stage.rewards.shape[1])]
+        return replace(stage, rewards=score(stage, answers))
+
+    drafts = None if rollout.drafts is None else scored(rollout.drafts)
+    return replace(rollout, drafts=drafts, refinements=scored(rollout.refinements))
 
 
 @dataclass(frozen=True)

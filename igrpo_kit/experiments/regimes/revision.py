@@ -46,7 +46,7 @@ CONTROLS: dict[str, dict[str, Any]] = {
 BASES = {
     "after": "the draft stands after the question",
     "fresh": "no skill to repair a draft",
-    "shifted": "question and refinement prompt share no entry",
+    "shifted": "the refinement prompt shows the question with its digits shifted",
 }
 """bases with another warm start, and what is different; the names are kinds of `training.sft.CIPHER_KINDS`"""
 

@@ -63,12 +63,12 @@ def _mean(values: Iterable[float]) -> str:
 MAIN = {
     "revision-19": "19 digits",
     "revision-19-fresh": "19 digits, no skill to repair",
-    "revision-19-shifted": "19 digits, q and q' share no entry",
+    "revision-19-shifted": "19 digits, q' with its digits shifted",
     "revision-15": "15 digits",
     "revision-12": "12 digits",
     "revision-8": "8 digits: p is common",
     "revision-15-fresh": "15 digits, no skill to repair",
-    "revision-15-shifted": "15 digits, q and q' share no entry",
+    "revision-15-shifted": "15 digits, q' with its digits shifted",
     "revision-15-after": "15 digits, draft after the question",
 }
 """the experiments of the main table: rarities first, then the bases that should change the outcome"""
@@ -151,20 +151,4 @@ def controls_table(core: Sequence[Record], controls: Sequence[Record]) -> str:
         rows.append(
             [method, *cells, _count(share_taken_off(runs), len(runs)), "" if method == "iGRPO 4+4" else d]
         )
-    return markdown_table(rows)
-
-
-def difference_table(records: Sequence[Record], baseline: str) -> str:
-    """One line per other method: its differences to the baseline, paired by seed, with a bootstrap interval.
-
-    A difference is bold if Student's interval excludes 0 as well.
-    """
-    rows = [["minus " + baseline, "seeds", *SHARES, "area"]]
-    all_runs = runs_of(records)
-    base = _numbers(all_runs[baseline])
-    for method, runs in all_runs.items():
-        if method == baseline:
-            continue
-        found = {key: bounded_difference(values, base[key]) for key, values in _numbers(runs).items()}
-        rows.append([method, str(len(runs)), *map(_difference, found.values())])
     return markdown_table(rows)
