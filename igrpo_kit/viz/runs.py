@@ -114,11 +114,17 @@ def plot_takeoff(records: Sequence[Record], *, title: str) -> go.Figure:
     panels = [
         Panel("p on q, each run and mean", "steps", lambda r: exact_curve(r), "paths"),
         Panel("log p on q, mean over questions", "steps", lambda r: exact_curve(r, "log_prob")),
-        Panel("own wrong drafts repaired", "steps", lambda r: exact_curve(r, "repair"), "paths"),
+        Panel("own wrong drafts repaired", "steps", _repaired, "paths"),
         Panel("dead groups, trained stage", STEPS, lambda r: metric_curve(r, "dead_groups")),
     ]
     subtitle = "held-out questions, exact; the right panels: mean and 95% interval over seeds (Student)"
     return plot_panels(records, panels, title=title, subtitle=subtitle)
+
+
+def _repaired(record: Record) -> Curve:
+    """The repair rate; NaN where under a tenth of the drafts are wrong, because a few drafts give noise."""
+    curve, wrong = exact_curve(record, "repair"), exact_curve(record, "drafts_wrong").y
+    return Curve(curve.x, np.where(wrong >= 0.1, curve.y, np.nan))
 
 
 def plot_reach(records: Sequence[Record], *, title: str, level: float = 0.5) -> go.Figure:
