@@ -3,7 +3,10 @@
 All of them sample N + G completions per problem, as iGRPO does.
 """
 
+import random
 from collections.abc import Sequence
+from dataclasses import replace
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -20,7 +23,15 @@ from igrpo_kit.tasks.cipher import right_digits
 from igrpo_kit.tasks.problem import Problem
 from igrpo_kit.tasks.rewards import RewardLike
 from igrpo_kit.training.config import Variant
-from igrpo_kit.training.rollout import Rollout, Stage, igrpo_rollout, sample_drafts, sample_stage
+from igrpo_kit.training.rollout import (
+    Rollout,
+    Stage,
+    igrpo_rollout,
+    question_prompts,
+    sample_drafts,
+    sample_stage,
+    score_stage,
+)
 from igrpo_kit.training.update import Trained, trained_stages
 
 TAKEN_OFF = 1 / 8
@@ -90,6 +101,42 @@ def foreign_draft_rollout(
     return Rollout(problems, drafts, torch.zeros(len(problems), dtype=torch.int64), second)
 
 
+def prefix_rollout(
+    sampler: Sampler, reward: RewardLike, problems: Sequence[Problem],
+    *, num_drafts: int, num_refinements: int, **options: Any,
+) -> Rollout:  # fmt: skip
+    """GRPO on the rest of a correct answer whose beginning is given (PrefixRL, arXiv 2601.18795).
+
+    The beginning is 40 to 80 % of the reference answer, always the same for one question; only the rest is
+    sampled and trained. Simplifications: the method takes its prefixes from correct answers that the policy
+    found earlier, which costs samples (1 / p each) that are not counted here, and tunes their length.
+
+    Args:
+        sampler: samples the rest.
+        reward: scores beginning and rest together.
+        problems: P problems with their reference answers.
+        num_drafts: must be 0.
+        num_refinements: completions per problem.
+        options: other arguments of `igrpo_rollout`, not used.
+
+    Raises:
+        ValueError: there are drafts.
+    """
+    if num_drafts:
+        raise ValueError(f"num_drafts: the prefix stands in place of drafts, use 0, got {num_drafts}")
+    problems, start = list(problems), perf_counter()
+    shares = [random.Random(problem.question).uniform(0.4, 0.8) for problem in problems]
+    begun = [p.answer[: round(share * len(p.answer))] for p, share in zip(problems, shares, strict=True)]
+    prompts = [
+        [*prompt, {"role": "assistant", "content": text}]
+        for prompt, text in zip(question_prompts(sampler, problems), begun, strict=True)
+    ]
+    rest = sampler.sample(prompts, num_refinements)
+    seconds = perf_counter() - start
+    whole = [begun[row // num_refinements] + text for row, text in enumerate(rest.texts)]
+    return Rollout(problems, None, None, score_stage(replace(rest, texts=whole), reward, problems, seconds))
+
+
 def partial_credit_trained(
     rollout: Rollout, objective: Objective, *, train_drafts: bool = False
 ) -> list[Trained]:
@@ -112,6 +159,7 @@ def partial_credit_trained(
 
 DRAFTS_THEN_GRPO = Variant("drafts-then-grpo", drafts_then_grpo_rollout, drafts_then_grpo_trained)
 FOREIGN_DRAFT = Variant("foreign-draft", foreign_draft_rollout)
+PREFIX = Variant("prefix", prefix_rollout)
 PARTIAL_CREDIT = Variant("partial-credit", trained=partial_credit_trained)
 CONSOLIDATED = Variant("consolidated", trained=critique_trained)
 """Refinements trained as answers to q, with the capped weights of `ShapedOffPolicy`, in one group with the

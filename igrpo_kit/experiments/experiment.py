@@ -19,7 +19,7 @@ from igrpo_kit.core.losses import ABCGRPO, CISPO, DAPO, GRPO, GSPO, DrGRPO, Obje
 from igrpo_kit.core.prompts import PromptFormat
 from igrpo_kit.core.rows import Row
 from igrpo_kit.experiments.baselines import CRITIQUE_AS_IF_FROM_Q, CRITIQUE_GRPO, SELF_VERIFICATION
-from igrpo_kit.experiments.drafts import CONSOLIDATED, DRAFTS_THEN_GRPO, FOREIGN_DRAFT, PARTIAL_CREDIT
+from igrpo_kit.experiments.drafts import CONSOLIDATED, DRAFTS_THEN_GRPO, FOREIGN_DRAFT, PARTIAL_CREDIT, PREFIX
 from igrpo_kit.experiments.relatives import GDPO, MGRPO, SGPO, HalvedGRPO, LiveGroupsGRPO
 from igrpo_kit.policies.policy import DRAFT_AFTER, DRAFT_BEFORE
 from igrpo_kit.tasks.cipher import CIPHER_TABLES
@@ -74,7 +74,7 @@ VARIANTS: dict[str, Variant] = {
     v.name: v
     for v in (
         IGRPO_STEPS, SELF_VERIFICATION, CRITIQUE_GRPO, CRITIQUE_AS_IF_FROM_Q, GDPO, SGPO, MGRPO,
-        DRAFTS_THEN_GRPO, FOREIGN_DRAFT, PARTIAL_CREDIT, CONSOLIDATED,
+        DRAFTS_THEN_GRPO, FOREIGN_DRAFT, PARTIAL_CREDIT, PREFIX, CONSOLIDATED,
     )
 }  # fmt: skip
 PREPARED: dict[str, Callable[[], object]] = {

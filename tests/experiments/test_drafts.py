@@ -10,6 +10,7 @@ from igrpo_kit.experiments.drafts import (
     drafts_then_grpo_trained,
     foreign_draft_rollout,
     partial_credit_trained,
+    prefix_rollout,
     select_best_until_taken_off,
 )
 from igrpo_kit.experiments.regimes.revision import CHOSEN, CONTROLS, CORE, tuning
@@ -59,6 +60,36 @@ def test_a_foreign_draft_is_the_first_one_of_the_problem_before():
     texts = ["00", "01", "10", "11", "0", "0", "0", "0"]
     rollout = scripted(foreign_draft_rollout, texts, PROBLEMS, num_drafts=2, num_refinements=2)
     assert asked(rollout.refinements) == ["12[10]", "21[00]"]
+
+
+def test_a_prefix_is_given_not_trained_and_scored_with_the_rest():
+    # random.Random("12").uniform(.4, .8) is .64 and that of "21" .50: of 2 digits, 1 is given
+    gold = PROBLEMS[1].answer
+    wrong = str((int(GOLD[1]) + 1) % 10)
+    texts, budget = [GOLD[1], wrong, gold[1], ""], {"num_drafts": 0, "num_refinements": 2}
+    rollout = scripted(prefix_rollout, texts, PROBLEMS, **budget)
+    assert asked(rollout.refinements) == ["12" + GOLD[0], "21" + gold[0]]
+    samples = rollout.refinements.samples
+    assert samples.texts == [GOLD, GOLD[0] + wrong, gold, gold[0]]
+    assert rollout.refinements.rewards.tolist() == [[1.0, 0.0], [1.0, 0.0]]
+    assert samples.mask.sum(1).tolist() == [2, 2, 2, 1]  # the sampled digit and the end of the text
+    assert rollout.drafts is None and rollout.selected is None
+
+
+def test_a_prefix_is_always_the_same_for_a_question_and_holds_two_to_four_fifths_of_the_answer():
+    questions = [str(n) for n in range(10**9, 10**9 + 300)]
+    problems = [Problem(q, q, cipher_answer(q, 0), "cipher-0") for q in questions]
+    budget = {"num_drafts": 0, "num_refinements": 1}
+    asks = [asked(scripted(prefix_rollout, [""] * 300, problems, **budget).refinements) for _ in range(2)]
+    assert asks[0] == asks[1]
+    given = [ask.removeprefix(q) for ask, q in zip(asks[0], questions, strict=True)]
+    assert {len(text) for text in given} == {4, 5, 6, 7, 8}
+    assert all(p.answer.startswith(text) for p, text in zip(problems, given, strict=True))
+
+
+def test_a_prefix_takes_the_place_of_drafts():
+    with pytest.raises(ValueError, match="num_drafts: the prefix stands in place of drafts, use 0, got 4"):
+        scripted(prefix_rollout, [], PROBLEMS, num_drafts=4, num_refinements=4)
 
 
 def test_partial_credit_is_trained_and_the_record_keeps_the_binary_reward():

@@ -59,6 +59,8 @@ def everything():
     )
     shared = {"GRPO-8 at 0.0003": (0, 0, 0.1, 0.95), "iGRPO 4+4 at 0.0003": STALLED}
     runs["revision-15-shared"] = runs_of(shared, range(10))
+    prefix = dict.fromkeys(("GRPO-8, prefix given, at 0.0003", "GRPO-8, prefix given, at 0.0006"), EARLY)
+    runs["revision-19-prefix"] = runs_of(prefix, range(5))
     for kind in ("fresh", "shifted"):
         runs[f"revision-19-{kind}"] = runs_of(dict.fromkeys(three, LATE), range(5))
     return runs
@@ -85,14 +87,14 @@ def test_there_are_as_many_predictions_as_were_written():
     addenda = "".join(
         path.read_text(encoding="utf-8") for path in sorted(folder.glob("revision-cipher.addendum-*.md"))
     )
-    assert re.findall(r"Prediction (\d+)[ :]", addenda) == ["17", "18", "19", "20", "21"]
-    assert len(PREDICTIONS) == 21
+    assert re.findall(r"Prediction (\d+)[ :]", addenda) == ["17", "18", "19", "20", "21", "22"]
+    assert len(PREDICTIONS) == 22
 
 
 def test_all_hits():
     outcomes = judged(everything())
-    assert [o.number for o in outcomes] == [*range(1, 22)]
-    assert [o.hit for o in outcomes] == [True] * 20 + [False]
+    assert [o.number for o in outcomes] == [*range(1, 23)]
+    assert [o.hit for o in outcomes] == [True] * 20 + [False, True]
     first = outcomes[0].measured
     assert "19: iGRPO 4+4 minus GRPO-8 at 200 +0.550 [" in first
     assert "19: GRPO-8 took off in 0 of 10; 19: iGRPO 4+4 took off in 10 of 10" in first
@@ -134,6 +136,9 @@ def test_all_hits():
         ("revision-15-shared", "iGRPO 4+4 at 0.0003", EARLY, range(10), [18]),
         ("revision-19-fresh", "both stages", (0, 0, 0, 0.2), range(2), [19]),
         ("revision-19-shifted", "iGRPO 4+4", (0, 0, 0, 0.2), range(2), [20]),
+        ("revision-19-prefix", "GRPO-8, prefix given, at 0.0003", LATE, range(2), [22]),  # 3 of 5
+        ("revision-19-prefix", "GRPO-8, prefix given, at 0.0003", (0, 0, 0.1, 0.5), range(5), [22]),
+        ("revision-19-prefix", "GRPO-8, prefix given, at 0.0006", LATE, range(5), []),
     ],
 )
 def test_what_is_not_as_predicted_is_a_miss(where, method, p, seeds, expected):
@@ -150,13 +155,13 @@ def test_the_end_of_the_training_metrics_counts():
 
 def test_the_meter_and_we_cannot_both_be_right_about_the_shifted_base():
     started = changed("revision-19-shifted", "iGRPO 4+4", (0, 0, 0, 0.2), range(4))
-    assert [o.hit for o in judged(started)[19:]] == [False, True]
+    assert [o.hit for o in judged(started)[19:21]] == [False, True]
 
 
 def test_what_was_not_run_is_said():
     outcomes = judged({"revision-19": everything()["revision-19"]})
     assert [o.number for o in outcomes if o.hit] == [1]
-    assert [o.hit for o in outcomes[1:]] == [None] * 20
+    assert [o.hit for o in outcomes[1:]] == [None] * 21
     assert outcomes[3].measured == (
         "GRPO-8 in revision-8: 0 of 10 seeds; iGRPO 4+4 in revision-8: 0 of 10 seeds"
     )
@@ -184,4 +189,4 @@ def test_the_last_fall_is_the_crossing():
 
 def test_the_table_has_a_line_for_each():
     table = outcome_table(judged({}))
-    assert len(table.splitlines()) == 23 and table.count("**not run**") == 21
+    assert len(table.splitlines()) == 24 and table.count("**not run**") == 22

@@ -191,7 +191,7 @@ def test_the_presets():
         "ablation-template", "ablation-draft-length",
         "revision-8-lr", "revision-12-lr", "revision-15-lr", "revision-19-lr",
         "revision-19", "revision-19-controls", "revision-15", "revision-15-controls",
-        "revision-19-rates", "revision-15-shared",
+        "revision-19-rates", "revision-15-shared", "revision-19-prefix",
         "revision-15-after", "revision-15-fresh", "revision-15-shifted",
         "revision-19-fresh", "revision-19-shifted", "natural-results-first-4x3",
     ]  # fmt: skip

@@ -10,6 +10,7 @@ from huggingface_hub import constants
 from igrpo_kit.core.prompts import PAPER_FORMAT
 from igrpo_kit.policies.load import load_policy, local_policies
 from igrpo_kit.policies.policy import DRAFT_AFTER, DRAFT_BEFORE, Policy
+from igrpo_kit.policies.samplers.encoding import encode_prompts
 from tests.policies.test_gguf import write_gguf
 from tests.tiny_models import llama, qwen, tokenizer
 
@@ -39,6 +40,14 @@ def test_committed_policies_are_float32_and_know_how_they_are_asked(name: str, d
         DRAFT_AFTER: "<bos> 3 , 7 , 5 : 2 6 <d> 3 * 7 </d> <a>",
     }
     assert policy.tokenizer.convert_ids_to_tokens(ids) == expected[draft].split()
+
+
+def test_a_chat_that_ends_with_the_assistant_is_continued() -> None:
+    begun = [{"role": "user", "content": "3,7:21"}, {"role": "assistant", "content": "3*"}]
+    tiny = load_policy("tiny", device="cpu").tokenizer
+    rows = encode_prompts(tiny, [begun[:1], begun, [begun[0], {"role": "assistant", "content": ""}]])
+    asked = "<bos> 3 , 7 : 2 1 <a>"
+    assert [" ".join(tiny.convert_ids_to_tokens(row)) for row in rows] == [asked, f"{asked} 3 *", asked]
 
 
 def test_a_saved_policy_is_loaded_as_it_was(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def _runs_of(runs: Runs, where: str, method: str) -> Sequence[Record]:
     name = f"revision-{where}"
     if where.isdigit() and method not in CORE:
         name = f"{name}-controls"
-    wanted = OTHER_SEEDS if name.endswith(("-controls", *BASES)) else CORE_SEEDS
+    wanted = OTHER_SEEDS if name.endswith(("-controls", "-prefix", *BASES)) else CORE_SEEDS
     found = [record for record in runs.get(name, ()) if record.method == method]
     if len(found) < wanted:
         raise LookupError(f"{method} in {name}: {len(found)} of {wanted} seeds")
@@ -285,6 +285,17 @@ def _rate_below(method: str) -> Claim:
 
 
 _LOWER = ("GRPO-8 at 0.00015", "GRPO-8 at 0.0006")
+_PREFIX = "GRPO-8, prefix given, at 0.0003"
+
+
+def _prefix_above(runs: Runs) -> tuple[str, bool]:
+    """With a prefix given, the mean is above that of iGRPO on the common seeds, at 19 digits."""
+    own, other = (
+        by_seed(_runs_of(runs, where, method), partial(p_at, step=200))
+        for where, method in (("19-prefix", _PREFIX), ("19", IGRPO))
+    )
+    d = bounded_difference(own, other)
+    return f"19: {_PREFIX} minus {IGRPO} at 200 {d}", d.bootstrap.estimate > 0
 
 
 _CORRECT, _DEAD = "refinements correct at the end", "dead groups at the end"
@@ -433,6 +444,11 @@ PREDICTIONS: list[tuple[str, list[Claim]]] = [
         "Addendum 4, the meter's own: with transfer made hard, which the meter does not see, iGRPO takes off "
         "in at least 4 of 5 runs",
         [_starts("19-shifted", IGRPO, 4, 5)],
+    ),
+    (
+        "Addendum 5, 19 digits: given the beginning of a correct answer, GRPO-8 takes off at 3e-4 in at least "
+        "4 of 5 runs, with a mean p above iGRPO's at 200",
+        [_starts("19-prefix", _PREFIX, 4, 5), _prefix_above],
     ),
 ]
 """in the order of the preregistration: the statement in short, and its claims"""

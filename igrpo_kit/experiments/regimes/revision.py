@@ -43,6 +43,8 @@ CONTROLS: dict[str, dict[str, Any]] = {
 }
 """the controls of the two rarest lengths; batches are larger at the same number of rollouts in total"""
 
+PREFIX_RATES = (3e-4, 6e-4)
+
 BASES = {
     "after": "the draft stands after the question",
     "fresh": "no skill to repair a draft",
@@ -155,6 +157,17 @@ def shared_rate() -> Experiment:
     return at_rates("revision-15-shared", title, 15, {"GRPO-8": (3e-4,), "iGRPO 4+4": (3e-4,)})
 
 
+def prefix(length: int) -> Experiment:
+    """GRPO-8 with the beginning of a correct answer given, at two learning rates (addendum 5)."""
+    methods = {
+        f"GRPO-8, prefix given, at {rate:g}": {**GRPO_8, "variant": "prefix", "learning_rate": rate}
+        for rate in PREFIX_RATES
+    }
+    title = f"Revision cipher, {length} digits: the beginning of a correct answer is given (PrefixRL)"
+    name, baseline = f"revision-{length}-prefix", next(iter(methods))
+    return _experiment(name, title, length, methods=methods, baseline=baseline, seeds=tuple(range(5)))
+
+
 def _closest(name: str, settings: dict[str, Any]) -> str:
     """The core method whose learning rate a control uses."""
     if name.startswith("GRPO"):
@@ -198,5 +211,6 @@ def experiments() -> dict[str, Callable[[], Experiment]]:
     for n in CHOSEN:
         made |= {f"revision-{n}": partial(core, n), f"revision-{n}-controls": partial(controls, n)}
     made |= {"revision-19-rates": lower_rates, "revision-15-shared": shared_rate}
+    made |= {"revision-19-prefix": partial(prefix, 19)}
     made |= {f"revision-15-{kind}": partial(other_base, kind, 15) for kind in BASES}
     return made | {f"revision-19-{kind}": partial(other_base, kind, 19) for kind in ("fresh", "shifted")}

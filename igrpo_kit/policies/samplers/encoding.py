@@ -29,6 +29,8 @@ def stop_ids(model: Any, tokenizer: Any) -> list[int]:
 def encode_prompts(tokenizer: Any, prompts: Sequence[Messages]) -> list[list[int]]:
     """Token ids of each chat, up to the beginning of the assistant's turn.
 
+    If the last message is the assistant's, it is the beginning of the completion, which is to be continued.
+
     Raises:
         ValueError: the tokenizer cannot encode a prompt (the message names it).
     """
@@ -44,7 +46,12 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[Messages]) -> list[list[int
 
 
 def _encode(tokenizer: Any, prompts: list[Messages]) -> list[list[int]]:
-    return tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=False)
+    asked = [chat[:-1] if chat[-1]["role"] == "assistant" else chat for chat in prompts]
+    rows = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+    for row, chat in zip(rows, prompts, strict=True):
+        if chat[-1]["role"] == "assistant":
+            row += tokenizer(chat[-1]["content"], add_special_tokens=False).input_ids
+    return rows
 
 
 def encode_answers(

@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from igrpo_kit.core.prompts import PAPER_FORMAT, Messages, PromptFormat
 from igrpo_kit.policies.policy import Policy
+from igrpo_kit.policies.samplers.encoding import encode_prompts
 from igrpo_kit.policies.samplers.sampler import Samples, SamplingSettings, check_request
 
 _CHARACTER_EOS = 0  # no text contains the NUL character
@@ -61,7 +62,7 @@ class ScriptedSampler:
     def _encode_prompt(self, messages: Messages) -> list[int]:
         if self.tokenizer is None:
             return [ord(c) for message in messages for c in message["content"]]
-        return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        return encode_prompts(self.tokenizer, [messages])[0]
 
     def state_dict(self) -> dict[str, Any]:
         """Number of texts returned so far."""
