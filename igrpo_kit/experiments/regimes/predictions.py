@@ -446,8 +446,8 @@ PREDICTIONS: list[tuple[str, list[Claim]]] = [
         [_starts("19-shifted", IGRPO, 4, 5)],
     ),
     (
-        "Addendum 5, 19 digits: given the beginning of a correct answer, GRPO-8 takes off at 3e-4 in at least "
-        "4 of 5 runs, with a mean p above iGRPO's at 200",
+        "Addendum 5, 19 digits: given the beginning of a correct answer, GRPO-8 takes off at 3e-4 in at "
+        "least 4 of 5 runs, with a mean p above iGRPO's at 200",
         [_starts("19-prefix", _PREFIX, 4, 5), _prefix_above],
     ),
 ]
