@@ -58,7 +58,7 @@ RATES = (1.5e-4, 3e-4, 6e-4)
 EXTENDED: dict[tuple[int, str], tuple[float, ...]] = {
     (19, "iGRPO 4+4"): (1.2e-3,),
     (19, "drafts, then GRPO"): (1.2e-3,),
-    **{(15, name): (1.2e-3,) for name in CORE},
+    **{(length, name): (1.2e-3,) for length in (12, 15) for name in CORE},
 }
 """(length, method) -> rates added because the best of `RATES` was the lowest or the highest"""
 
