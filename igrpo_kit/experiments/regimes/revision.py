@@ -59,6 +59,7 @@ EXTENDED: dict[tuple[int, str], tuple[float, ...]] = {
     (19, "iGRPO 4+4"): (1.2e-3,),
     (19, "drafts, then GRPO"): (1.2e-3,),
     **{(length, name): (1.2e-3,) for length in (12, 15) for name in CORE},
+    **{(8, name): (1.2e-3,) for name in ("GRPO-8", "iGRPO 4+4", "both stages")},
 }
 """(length, method) -> rates added because the best of `RATES` was the lowest or the highest"""
 
