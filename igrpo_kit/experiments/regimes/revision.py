@@ -66,6 +66,7 @@ EXTENDED: dict[tuple[int, str], tuple[float, ...]] = {
 CHOSEN: dict[int, dict[str, float]] = {
     19: {"GRPO-8": 1.2e-3, "iGRPO 4+4": 6e-4, "both stages": 3e-4, "drafts, then GRPO": 6e-4},
     15: {"GRPO-8": 1.2e-3, "iGRPO 4+4": 6e-4, "both stages": 6e-4, "drafts, then GRPO": 1.2e-3},
+    12: dict.fromkeys(CORE, 6e-4),
 }
 """length -> method -> the rate that the tuning seeds chose, by the rule of the preregistration"""
 
@@ -209,8 +210,8 @@ def experiments() -> dict[str, Callable[[], Experiment]]:
     """All experiments of the revision cipher by name; lengths without chosen rates have their tuning only."""
     made: dict[str, Callable[[], Experiment]]
     made = {f"revision-{n}-lr": partial(tuning, n) for n in CIPHER_LENGTHS}
-    for n in CHOSEN:
-        made |= {f"revision-{n}": partial(core, n), f"revision-{n}-controls": partial(controls, n)}
+    made |= {f"revision-{n}": partial(core, n) for n in CHOSEN}
+    made |= {f"revision-{n}-controls": partial(controls, n) for n in (19, 15)}
     made |= {"revision-19-rates": lower_rates, "revision-15-shared": shared_rate}
     made |= {"revision-19-prefix": partial(prefix, 19)}
     made |= {f"revision-15-{kind}": partial(other_base, kind, 15) for kind in BASES}
