@@ -67,6 +67,7 @@ CHOSEN: dict[int, dict[str, float]] = {
     19: {"GRPO-8": 1.2e-3, "iGRPO 4+4": 6e-4, "both stages": 3e-4, "drafts, then GRPO": 6e-4},
     15: {"GRPO-8": 1.2e-3, "iGRPO 4+4": 6e-4, "both stages": 6e-4, "drafts, then GRPO": 1.2e-3},
     12: dict.fromkeys(CORE, 6e-4),
+    8: {**dict.fromkeys(CORE, 6e-4), "drafts, then GRPO": 3e-4},
 }
 """length -> method -> the rate that the tuning seeds chose, by the rule of the preregistration"""
 
