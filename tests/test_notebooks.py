@@ -24,6 +24,7 @@ MAX_CODE_LINES = 25
 # Parameters under which a lesson runs quickly; the others run as they are.
 FAST: dict[str, dict] = {
     "01_best_of_n": {"trials": 20_000},
+    "03_policy_gradient": {"runs": 10},
     "04_grpo_by_hand": {"seeds": 3},
     "05_two_stages": {"prompts": 20_000},
     "06_cpu_run": {"FAST": True},

@@ -1,4 +1,7 @@
-"""Checks that name the mistake: `check("group_advantages", my_group_advantages)`."""
+"""Checks that name the mistake: `check("group_advantages", my_group_advantages)`.
+
+`use` hands a learner's function on to later cells once it passes.
+"""
 
 import difflib
 from typing import Any
@@ -34,3 +37,18 @@ def check(name: str, answer: Any) -> Result:
         return within(SECONDS, verdict)
     except Mistake as mistake:
         return Result.failed(name, mistake)
+
+
+def use(name: str, answer: Any) -> Any:
+    """The learner's function if it passes its check, else the kit's own; prints which of them it is.
+
+    Later cells of a lesson go on with it, so that what a learner wrote does the work.
+
+    Raises LookupError as `check`, and ValueError for an exercise whose answer is no function.
+    """
+    result = check(name, answer)
+    verify = EXERCISES[name].verify
+    if not isinstance(verify, FunctionCheck):
+        raise ValueError(f"{name!r}: its answer is a value, there is nothing to call")
+    print(f"{name}: " + ("yours, from here on" if result else f"the kit's, as yours is {result.status}"))
+    return answer if result else verify.reference

@@ -19,6 +19,7 @@ from .plots import plot_dead_groups as plot_dead_groups
 from .plots import plot_jensen as plot_jensen
 from .plots import plot_lines as plot_lines
 from .plots import plot_mixed_groups as plot_mixed_groups
+from .plots import plot_moving_probabilities as plot_moving_probabilities
 from .results import as_intervals as as_intervals
 from .results import plot_forest as plot_forest
 from .results import plot_marked_table as plot_marked_table

@@ -14,11 +14,13 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 
 from igrpo_kit.classroom.answers import Mistake, NotWritten, call, mismatch, within
-from igrpo_kit.classroom.checks import check
+from igrpo_kit.classroom.checks import check, use
 from igrpo_kit.classroom.exercise import FunctionCheck, Result, ValueCheck, judge
 from igrpo_kit.classroom.exercises import EXERCISES
+from igrpo_kit.classroom.exercises.lesson03 import score
 from igrpo_kit.classroom.student import (
     solutions_in,
     student_notebook,
@@ -93,6 +95,22 @@ def test_an_empty_stub_never_passes(exercise):
         assert {check(exercise.name, stub).status for stub in (raising, empty)} == {"not written yet"}
 
 
+def test_what_passes_is_used_and_said(capsys):
+    def mine(logits, action):
+        return EXERCISES["score"].verify.reference(logits, action)
+
+    assert use("score", mine) is mine
+    assert use("score", None) is EXERCISES["score"].verify.reference
+    assert use("score", lambda logits, action: -mine(logits, action)) is EXERCISES["score"].verify.reference
+    assert capsys.readouterr().out.splitlines() == [
+        "score: yours, from here on",
+        "score: the kit's, as yours is not written yet",
+        "score: the kit's, as yours is not yet right",
+    ]
+    with pytest.raises(ValueError, match="'baseline': its answer is a value, there is nothing to call"):
+        use("baseline", "unchanged")
+
+
 @pytest.mark.parametrize("exercise", EXERCISES.values(), ids=lambda e: e.name)
 def test_the_lesson_holds_the_exercise_and_its_solution_passes(exercise):
     lesson, statement, code = CELLS[exercise.name]
@@ -102,7 +120,7 @@ def test_the_lesson_holds_the_exercise_and_its_solution_passes(exercise):
     (solution,) = solutions_in(code)
     assert solution
     # The lesson's own names, as far as the solutions use them.
-    names = {"torch": torch, "np": np, "math": math, "check": check}
+    names = {"torch": torch, "np": np, "math": math, "check": check, "softmax": softmax, "score": score}
     exec("from igrpo_kit import *\nfrom igrpo_kit import group_advantages", names)
     exec(code, names)
     assert check(exercise.name, names[f"my_{exercise.name}"])

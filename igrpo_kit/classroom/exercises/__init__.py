@@ -4,6 +4,7 @@ from igrpo_kit.classroom.exercise import Exercise
 from igrpo_kit.classroom.exercises import (
     lesson01,
     lesson02,
+    lesson03,
     lesson04,
     lesson05,
     lesson06,
@@ -17,6 +18,7 @@ from igrpo_kit.classroom.exercises import (
 _LESSONS = (
     lesson01,
     lesson02,
+    lesson03,
     lesson04,
     lesson05,
     lesson06,
