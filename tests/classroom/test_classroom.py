@@ -37,7 +37,7 @@ values = [e for e in EXERCISES.values() if isinstance(e.verify, ValueCheck)]
 
 
 def verdict(exercise, function, seed=0):
-    return judge(exercise, lambda *arguments: call(function, arguments), np.random.default_rng(seed))
+    return judge(exercise, exercise.verify.probed(function), np.random.default_rng(seed))
 
 
 def cells_of_exercises():

@@ -2,6 +2,8 @@
 
 from igrpo_kit.classroom.exercise import Exercise
 from igrpo_kit.classroom.exercises import (
+    capstone04,
+    capstone05,
     lesson01,
     lesson02,
     lesson03,
@@ -20,7 +22,9 @@ _LESSONS = (
     lesson02,
     lesson03,
     lesson04,
+    capstone04,
     lesson05,
+    capstone05,
     lesson06,
     lesson07,
     lesson08,
