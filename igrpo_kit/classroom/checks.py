@@ -1,9 +1,12 @@
 """Checks that name the mistake: `check("group_advantages", my_group_advantages)`.
 
-`use` hands a learner's function on to later cells once it passes.
+`use` hands a learner's function on to later cells once it passes; `scoreboard` ends a lesson.
 """
 
 import difflib
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,9 @@ from igrpo_kit.classroom.exercises import EXERCISES
 
 SECONDS = 10.0
 """the time an answer may take"""
+
+_latest: dict[str, Result] = {}
+"""exercise -> what its last check in this process said"""
 
 
 def check(name: str, answer: Any) -> Result:
@@ -34,9 +40,11 @@ def check(name: str, answer: Any) -> Result:
         return judge(exercise, wanted, np.random.default_rng())
 
     try:
-        return within(SECONDS, verdict)
+        result = within(SECONDS, verdict)
     except Mistake as mistake:
-        return Result.failed(name, mistake)
+        result = Result.failed(name, mistake)
+    _latest[name] = result
+    return result
 
 
 def use(name: str, answer: Any) -> Any:
@@ -52,3 +60,31 @@ def use(name: str, answer: Any) -> Any:
         raise ValueError(f"{name!r}: its answer is a value, there is nothing to call")
     print(f"{name}: " + ("yours, from here on" if result else f"the kit's, as yours is {result.status}"))
     return answer if result else verify.reference
+
+
+@dataclass(frozen=True)
+class Scoreboard:
+    """The exercises of a lesson and where they stand; a notebook shows a line for each."""
+
+    results: Sequence[Result]
+
+    def __repr__(self) -> str:
+        open_ones = [result.name for result in self.results if not result]
+        passed = len(self.results) - len(open_ones)
+        return f"{passed} of {len(self.results)} passed" + (f", next: {open_ones[0]}" if open_ones else "")
+
+    def _repr_html_(self) -> str:
+        rows = "".join(result._repr_html_() for result in self.results)
+        return f'<div><p role="status"><b>{html.escape(repr(self))}</b></p>{rows}</div>'
+
+
+def scoreboard(lesson: str) -> Scoreboard:
+    """How many exercises of a lesson ("04") passed their last check in this notebook, and which is next.
+
+    Raises LookupError for a lesson without exercises.
+    """
+    names = [exercise.name for exercise in EXERCISES.values() if exercise.lesson == lesson]
+    if not names:
+        known = sorted({exercise.lesson for exercise in EXERCISES.values()})
+        raise LookupError(f"lesson {lesson!r} has no exercise; those that have: {', '.join(known)}")
+    return Scoreboard([_latest.get(name, Result(name, "not written yet", "")) for name in names])

@@ -16,8 +16,9 @@ import pytest
 import torch
 from scipy.special import softmax
 
+from igrpo_kit.classroom import checks
 from igrpo_kit.classroom.answers import Mistake, NotWritten, call, mismatch, within
-from igrpo_kit.classroom.checks import check, use
+from igrpo_kit.classroom.checks import check, scoreboard, use
 from igrpo_kit.classroom.exercise import FunctionCheck, Result, ValueCheck, judge
 from igrpo_kit.classroom.exercises import EXERCISES
 from igrpo_kit.classroom.exercises.lesson03 import score
@@ -288,6 +289,34 @@ def test_a_solution_build_folds_each_solution(tmp_path):
     assert "raise NotImplementedError" in cells[answer].source
     assert cells[answer + 1].source.startswith("<details><summary>Solution</summary>")
     assert "return 1 - (1 - p) ** n" in cells[answer + 1].source
+
+
+def test_somebodys_work_is_never_replaced_unasked(tmp_path):
+    first, second, *_ = write_student_copies(NOTEBOOKS, tmp_path)
+    assert write_student_copies(NOTEBOOKS, tmp_path)[0] == first  # untouched copies are no obstacle
+    first.write_text("my work", "utf-8")
+    second.unlink()
+    with pytest.raises(FileExistsError, match=r"01_best_of_n.ipynb: exists with other content .*--force"):
+        write_student_copies(NOTEBOOKS, tmp_path)
+    assert first.read_text("utf-8") == "my work" and not second.exists()
+    write_student_copies(NOTEBOOKS, tmp_path, force=True)
+    assert "my work" not in first.read_text("utf-8") and second.exists()
+
+
+def test_the_scoreboard_counts_what_passed_and_names_the_next(monkeypatch):
+    monkeypatch.setattr(checks, "_latest", {})
+    names = [e.name for e in EXERCISES.values() if e.lesson == "01"]
+    assert names[:2] == ["best_of_n", "jensen"]
+    assert repr(scoreboard("01")) == "0 of 5 passed, next: best_of_n"
+    check("best_of_n", lambda p, n: 1 - (1 - p) ** n)
+    check("jensen", "higher")
+    assert repr(scoreboard("01")) == "1 of 5 passed, next: jensen"
+    assert scoreboard("01")._repr_html_().count("not written yet") == 3
+    check("jensen", "lower")
+    check("best_of_n", lambda p, n: p)  # the last verdict counts
+    assert repr(scoreboard("01")) == "1 of 5 passed, next: best_of_n"
+    with pytest.raises(LookupError, match="lesson '00' has no exercise; those that have: 01, 02, 03"):
+        scoreboard("00")
 
 
 def test_no_lesson_with_an_exercise_is_an_error(tmp_path):
