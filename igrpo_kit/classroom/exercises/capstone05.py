@@ -78,12 +78,15 @@ def step_on_a_script(step: Callable[..., Any]) -> Callable[..., Any]:
     return probe
 
 
+def _repeated(problems: Sequence[Problem], n: int) -> list[Problem]:
+    """The problem of each row, row-major: n rows of the first, then n of the second."""
+    return [problem for problem in problems for _ in range(n)]
+
+
 def _step(
     sampler: Sampler, reward: Reward, problems: Sequence[Problem], N: int, G: int, log_probs_of: LogProbsOf,
     *, choose: Callable[[Tensor], Tensor] = select_best_draft,
-    rows_of: Callable[[Sequence[Problem], int], list[Problem]] = lambda problems, n: [
-        p for p in problems for _ in range(n)
-    ],
+    rows_of: Callable[[Sequence[Problem], int], list[Problem]] = _repeated,
     advantages_of: Callable[[Tensor], Tensor] = group_advantages,
     reshape: Callable[[Tensor, int], Tensor] = lambda rewards, n: rewards.view(-1, n),
     ask_with_draft: bool = True, score_given_draft: bool = True, whole_mask: bool = False,
