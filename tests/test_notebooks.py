@@ -16,10 +16,13 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from traitlets.config import Config
 
+from igrpo_kit.classroom.exercises import EXERCISES
+
 ROOT = Path(__file__).parents[1]
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 COPIES = sorted((ROOT / "notebooks" / "exercises").glob("*.ipynb"))
 MAX_CODE_LINES = 25
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Parameters under which a lesson runs quickly; the others run as they are.
 FAST: dict[str, dict] = {
@@ -161,6 +164,19 @@ def test_head(path):
     assert re.search(r"^\*\*Time\*\* \d+ min .*· \*\*Hardware\*\* .+ · \*\*Needs\*\* .+$", head, re.MULTILINE)
     learn = head.split("**What you will learn**")[1]
     assert 3 <= len(re.findall(r"^- ", learn, re.MULTILINE)) <= 5
+
+
+@every_lesson
+def test_the_stated_minutes_are_those_of_the_exercises_and_of_the_text(path):
+    """Reading: 150 words of text and 12 lines of code a minute, as the teaching guide says, to 5 minutes."""
+    cells = nbformat.read(path, as_version=4).cells
+    stated = re.search(r"\*\*Time\*\* (\d+) min(?: reading, (\d+) min exercises)?", cells[0].source)
+    assert int(stated[2] or 0) == sum(e.minutes for e in EXERCISES.values() if e.lesson == path.stem[:2])
+    words = sum(len(re.findall(r"\w+", c.source)) for c in cells if c.cell_type == "markdown")
+    lines = sum(len([x for x in c.source.splitlines() if x.strip()]) for c in cells if c.cell_type == "code")
+    assert abs(int(stated[1]) - (words / 150 + lines / 12)) <= 5
+    entry = f"{stated[1]} + {stated[2]}" if stated[2] else stated[1]
+    assert re.search(rf"^\| \[{path.stem[:2]} .*\| {re.escape(entry)} \|", README, re.MULTILINE)
 
 
 @every_lesson
