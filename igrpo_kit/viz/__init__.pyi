@@ -14,6 +14,7 @@ from .files import write_pngs as write_pngs
 from .live import LiveDashboard as LiveDashboard
 from .phase import add_points as add_points
 from .phase import plot_phase as plot_phase
+from .picture import two_stages_picture as two_stages_picture
 from .plots import plot_best_of_n as plot_best_of_n
 from .plots import plot_dead_groups as plot_dead_groups
 from .plots import plot_jensen as plot_jensen
