@@ -129,6 +129,15 @@ def _detached(log_probs: Tensor, old: Tensor, A: Tensor, mask: Tensor, clip: flo
     return -_mean(_terms(log_probs.detach(), old, A, clip), mask)
 
 
+_RATIO_1 = (
+    torch.full((1, 2), -1.0),
+    torch.full((1, 2), -1.0),
+    torch.tensor([2.0]),
+    torch.tensor([[True, True]]),
+)
+"""one completion of two tokens with A = 2, at ratio 1"""
+
+
 _COMMON_MISTAKES = [_maximized, _unmasked, _detached, _ratio_reversed, _log_ratio]
 
 _GRPO_LOSS = FunctionCheck(
@@ -156,6 +165,7 @@ _GRPO_LOSS = FunctionCheck(
             ),
             {"loss": torch.tensor(0.4), "gradient": torch.tensor([[0.0], [1.0]])},
         ),
+        ((*_RATIO_1, 0.2), {"loss": torch.tensor(-2.0), "gradient": torch.tensor([[-1.0, -1.0]])}),
     ],
     random=lambda rng: [(*batch, 0.2) for batch in _random_batches(rng)],
     mistakes=[
@@ -216,7 +226,8 @@ _DAPO_LOSS = FunctionCheck(
                 torch.tensor([[True, True], [True, False]]),
             ),
             {"loss": torch.tensor(1 / 3), "gradient": torch.tensor([[-1 / 3, -1 / 3], [1.0, 0.0]])},
-        )
+        ),
+        (_RATIO_1, {"loss": torch.tensor(-2.0), "gradient": torch.tensor([[-1.0, -1.0]])}),
     ],
     random=_random_batches,
     mistakes=[_grpo_as_it_was, _dapo_symmetric, _dapo_sequence_mean, _dapo_both_limits, _dapo_negated],
@@ -264,7 +275,8 @@ _DR_GRPO_LOSS = FunctionCheck(
                 4,
             ),
             {"loss": torch.tensor(0.125), "gradient": torch.tensor([[-0.125, -0.125], [0.375, 0.0]])},
-        )
+        ),
+        ((*_RATIO_1, 4), {"loss": torch.tensor(-1.0), "gradient": torch.tensor([[-0.5, -0.5]])}),
     ],
     random=lambda rng: [(*batch, 7) for batch in _random_batches(rng)],
     mistakes=[_dr_own_length, _dr_sum, _dr_all_tokens, _dr_rows_added],
