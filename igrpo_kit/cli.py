@@ -168,7 +168,8 @@ def _export(args: argparse.Namespace) -> None:
 def _student(args: argparse.Namespace) -> None:
     from igrpo_kit.classroom.student import write_student_copies
 
-    for path in write_student_copies(args.lessons or lessons_path(), args.out, solutions=args.solutions):
+    options = {"solutions": args.solutions, "force": args.force}
+    for path in write_student_copies(args.lessons or lessons_path(), args.out, **options):
         print(path)
 
 
@@ -310,6 +311,7 @@ def _add_notebooks(command: Command) -> None:
     option("--lessons", type=Path, help="folder (the lessons of the kit)")
     option("--out", type=Path, default=Path("notebooks/exercises"), help="folder (%(default)s)")
     option("--solutions", action="store_true", help="each folded away below its cell")
+    option("--force", action="store_true", help="replace files that somebody has changed")
 
     option = command("grade", _grade, "run and grade learners' notebooks; it RUNS THEIR CODE")
     option("submissions", type=Path, help="a folder per learner, or one notebook each")

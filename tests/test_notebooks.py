@@ -16,14 +16,18 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from traitlets.config import Config
 
+from igrpo_kit.classroom.exercises import EXERCISES
+
 ROOT = Path(__file__).parents[1]
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 COPIES = sorted((ROOT / "notebooks" / "exercises").glob("*.ipynb"))
 MAX_CODE_LINES = 25
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Parameters under which a lesson runs quickly; the others run as they are.
 FAST: dict[str, dict] = {
     "01_best_of_n": {"trials": 20_000},
+    "03_policy_gradient": {"runs": 10},
     "04_grpo_by_hand": {"seeds": 3},
     "05_two_stages": {"prompts": 20_000},
     "06_cpu_run": {"FAST": True},
@@ -102,7 +106,8 @@ def test_run_all_goes_through_a_student_copy_with_nothing_written(name):
         if "exercise" in cell.metadata.get("tags", []) and output.output_type == "execute_result"
     )
     assert said.count("not written yet") >= 4 and "passed" not in said and "✗" not in said
-    assert "All checks passed" in code_cells(executed)[-1].outputs[-1].text
+    last = code_cells(executed)[-1].outputs[-1].data["text/plain"]
+    assert re.fullmatch(r"0 of \d+ passed, next: \w+", last)
 
 
 def test_a_failing_cell_is_named(tmp_path):
@@ -159,6 +164,19 @@ def test_head(path):
     assert re.search(r"^\*\*Time\*\* \d+ min .*· \*\*Hardware\*\* .+ · \*\*Needs\*\* .+$", head, re.MULTILINE)
     learn = head.split("**What you will learn**")[1]
     assert 3 <= len(re.findall(r"^- ", learn, re.MULTILINE)) <= 5
+
+
+@every_lesson
+def test_the_stated_minutes_are_those_of_the_exercises_and_of_the_text(path):
+    """Reading: 150 words of text and 12 lines of code a minute, as the teaching guide says, to 5 minutes."""
+    cells = nbformat.read(path, as_version=4).cells
+    stated = re.search(r"\*\*Time\*\* (\d+) min(?: reading, (\d+) min exercises)?", cells[0].source)
+    assert int(stated[2] or 0) == sum(e.minutes for e in EXERCISES.values() if e.lesson == path.stem[:2])
+    words = sum(len(re.findall(r"\w+", c.source)) for c in cells if c.cell_type == "markdown")
+    lines = sum(len([x for x in c.source.splitlines() if x.strip()]) for c in cells if c.cell_type == "code")
+    assert abs(int(stated[1]) - (words / 150 + lines / 12)) <= 5
+    entry = f"{stated[1]} + {stated[2]}" if stated[2] else stated[1]
+    assert re.search(rf"^\| \[{path.stem[:2]} .*\| {re.escape(entry)} \|", README, re.MULTILINE)
 
 
 @every_lesson

@@ -124,11 +124,14 @@ def _rounded(value: Any) -> Any:
 def mismatch(got: Any, expected: Any, tolerance: float = 1e-6) -> str:
     """How `got` differs from `expected`, in words; "" where it does not.
 
-    Numbers agree within `tolerance`, relative to the larger of 1 and the expected one; NaN only with NaN.
-    A tensor or array of one number and the number are the same, lists and tensors are not.
+    Numbers agree within `tolerance`, relative to the larger of 1 and the expected one; NaN only with NaN. How
+    numbers are kept does not matter: a tensor, an array, and a (nested) list of the same shape are the same,
+    and so are a number and a tensor of one.
     """
     if isinstance(expected, torch.Tensor | np.ndarray) or _is_number(expected):
         return _numeric_difference(got, expected, tolerance)
+    if isinstance(expected, list | tuple) and isinstance(got, torch.Tensor | np.ndarray) and got.ndim:
+        got = got.tolist()
     if isinstance(expected, list | tuple) and isinstance(got, list | tuple):
         if len(got) != len(expected):
             return f"has {len(got)} entries, expected {len(expected)}"
@@ -147,18 +150,30 @@ def _first_mismatch(entries: Iterable[tuple[Any, Any, Any]], tolerance: float) -
     return next((f"at [{key!r}]: {words}" for key, words in found if words), "")
 
 
+def _array(value: Sequence[Any]) -> Any:
+    """A nested list of numbers, or of tensors of one, as an array; anything else as it is."""
+    try:
+        plain = [v.tolist() if isinstance(v, torch.Tensor | np.ndarray) else v for v in value]
+        array = np.asarray(plain)
+    except ValueError:  # ragged
+        return value
+    return array if array.dtype.kind in "biuf" else value
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, bool | int | float | np.bool_ | np.number)
 
 
 def _numeric_difference(got: Any, expected: Any, tolerance: float) -> str:
     scalar = _is_number(expected) or expected.ndim == 0
+    if isinstance(got, list | tuple) and not scalar:
+        got = _array(got)
     if not (isinstance(got, torch.Tensor | np.ndarray) or (scalar and _is_number(got))):
         return f"is {kind(got)}, expected {kind(expected)}"
     mine, right = (np.asarray(v.detach() if isinstance(v, torch.Tensor) else v) for v in (got, expected))
     if mine.shape != right.shape:
         return f"has the shape {list(mine.shape)}, expected {list(right.shape)}"
-    if (mine.dtype == bool) != (right.dtype == bool):
+    if (mine.dtype == bool) != (right.dtype == bool) and not scalar:
         return f"holds {mine.dtype}, expected {right.dtype}"
     mine, right = mine.astype(float), right.astype(float)
     with np.errstate(invalid="ignore"):

@@ -1,16 +1,25 @@
-"""Checks that name the mistake: `check("group_advantages", my_group_advantages)`."""
+"""Checks that name the mistake: `check("group_advantages", my_group_advantages)`.
+
+`use` hands a learner's function on to later cells once it passes; `scoreboard` ends a lesson.
+"""
 
 import difflib
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from igrpo_kit.classroom.answers import Mistake, call, within
+from igrpo_kit.classroom.answers import Mistake, within
 from igrpo_kit.classroom.exercise import FunctionCheck, Result, judge
 from igrpo_kit.classroom.exercises import EXERCISES
 
 SECONDS = 10.0
 """the time an answer may take"""
+
+_latest: dict[str, Result] = {}
+"""exercise -> what its last check in this process said"""
 
 
 def check(name: str, answer: Any) -> Result:
@@ -27,10 +36,55 @@ def check(name: str, answer: Any) -> Result:
     def verdict() -> Result:
         wanted = answer
         if isinstance(exercise.verify, FunctionCheck) and answer is not None and answer is not ...:
-            wanted = lambda *arguments: call(answer, arguments)  # noqa: E731
+            wanted = exercise.verify.probed(answer)
         return judge(exercise, wanted, np.random.default_rng())
 
     try:
-        return within(SECONDS, verdict)
+        result = within(SECONDS, verdict)
     except Mistake as mistake:
-        return Result.failed(name, mistake)
+        result = Result.failed(name, mistake)
+    _latest[name] = result
+    return result
+
+
+def use(name: str, answer: Any) -> Any:
+    """The learner's function if it passes its check, else the kit's own; prints which of them it is.
+
+    Later cells of a lesson go on with it, so that what a learner wrote does the work.
+
+    Raises LookupError as `check`, and ValueError for an exercise whose answer is no function.
+    """
+    result = check(name, answer)
+    verify = EXERCISES[name].verify
+    if not isinstance(verify, FunctionCheck):
+        raise ValueError(f"{name!r}: its answer is a value, there is nothing to call")
+    print(f"{name}: " + ("yours, from here on" if result else f"the kit's, as yours is {result.status}"))
+    return answer if result else verify.reference
+
+
+@dataclass(frozen=True)
+class Scoreboard:
+    """The exercises of a lesson and where they stand; a notebook shows a line for each."""
+
+    results: Sequence[Result]
+
+    def __repr__(self) -> str:
+        open_ones = [result.name for result in self.results if not result]
+        passed = len(self.results) - len(open_ones)
+        return f"{passed} of {len(self.results)} passed" + (f", next: {open_ones[0]}" if open_ones else "")
+
+    def _repr_html_(self) -> str:
+        rows = "".join(result._repr_html_() for result in self.results)
+        return f'<div><p role="status"><b>{html.escape(repr(self))}</b></p>{rows}</div>'
+
+
+def scoreboard(lesson: str) -> Scoreboard:
+    """How many exercises of a lesson ("04") passed their last check in this notebook, and which is next.
+
+    Raises LookupError for a lesson without exercises.
+    """
+    names = [exercise.name for exercise in EXERCISES.values() if exercise.lesson == lesson]
+    if not names:
+        known = sorted({exercise.lesson for exercise in EXERCISES.values()})
+        raise LookupError(f"lesson {lesson!r} has no exercise; those that have: {', '.join(known)}")
+    return Scoreboard([_latest.get(name, Result(name, "not written yet", "")) for name in names])

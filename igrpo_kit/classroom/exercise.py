@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from igrpo_kit.classroom.answers import Mistake, NotWritten, kind, listed, mismatch, shown
+from igrpo_kit.classroom.answers import Mistake, NotWritten, call, kind, listed, mismatch, shown
 
 Arguments = tuple[Any, ...]
 Status = Literal["passed", "not yet right", "not written yet"]
@@ -30,17 +30,26 @@ class FunctionCheck:
     mistakes: Sequence[Callable[..., Any]]
     """wrong versions, as learners write them; the docstring of each is its hint"""
     tolerance: float = 1e-6
+    probe: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda answer: answer
+    """what is called in place of a function, with plain data: it builds what the function needs, such as a
+    sampler, and returns what is compared, such as a loss and its gradient"""
+
+    def probed(self, answer: Any) -> Callable[..., Any]:
+        """A learner's function as it is called: on copies of the arguments, its errors as a Mistake."""
+        probe = self.probe(answer) if callable(answer) else answer
+        return lambda *arguments: call(probe, arguments)
 
     def __call__(self, answer: Callable[..., Any], rng: np.random.Generator) -> None:
-        """Raise Mistake unless the answer is right on every case."""
+        """Raise Mistake unless the answer, a `probed` function, is right on every case."""
+        reference = self.probe(self.reference)
         cases = [(arguments, expected) for arguments, expected in self.typed]
-        cases += [(arguments, self.reference(*arguments)) for arguments in self.random(rng)]
+        cases += [(arguments, reference(*arguments)) for arguments in self.random(rng)]
         given = [answer(*arguments) for arguments, _ in cases]
         wrong = [i for i, (_, right) in enumerate(cases) if mismatch(given[i], right, self.tolerance)]
         if not wrong:
             return
         for version in self.mistakes:
-            outcomes = [_outcome(version, arguments) for arguments, _ in cases]
+            outcomes = [_outcome(self.probe(version), arguments) for arguments, _ in cases]
             if not mismatch(given, outcomes, self.tolerance):
                 raise Mistake(inspect.cleandoc(version.__doc__ or ""))
         arguments, right = cases[wrong[0]]
@@ -50,7 +59,7 @@ class FunctionCheck:
 def _outcome(version: Callable[..., Any], arguments: Arguments) -> Any:
     try:
         return version(*arguments)
-    except (ArithmeticError, LookupError, TypeError, ValueError):
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
         return None  # a wrong version may not work on every case; no answer agrees with that
 
 

@@ -2,7 +2,8 @@
 
 In a lesson, the lines between `### BEGIN SOLUTION` and `### END SOLUTION` (nbgrader's markers) are the answer
 to an exercise. In a function they become `raise NotImplementedError("not written yet")`; at the top level
-each name they assign becomes None. `check` reports both as not written yet, so Run All completes.
+each name they assign becomes None. `check` reports both as not written yet, so Run All completes. A lesson
+ends with checks of its own numbers, a copy with the learner's scoreboard.
 """
 
 import ast
@@ -18,6 +19,8 @@ from igrpo_kit.core.data import lessons_path
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 STUB = 'raise NotImplementedError("not written yet")'
+LAST = 'print("All checks passed.")'
+"""the last line of code of every lesson"""
 _REGION = re.compile(rf"^([ \t]*){BEGIN}[ \t]*\n(.*?)^[ \t]*{END}[ \t]*(?:\n|\Z)", re.MULTILINE | re.DOTALL)
 
 
@@ -70,6 +73,9 @@ def student_notebook(
                 cell.source = without_solutions(cell.source)
             except (SyntaxError, ValueError) as error:
                 raise ValueError(f"{name}, cell {cell.id!r}: {error}") from error
+            cell.source = cell.source.replace(
+                LAST, f'from igrpo_kit.classroom import scoreboard\n\nscoreboard("{name[:2]}")'
+            )
             if solutions and answers:
                 cells.append(_folded(cell.id, answers))
     metadata = {**lesson.metadata, "igrpo_kit": {"lesson": name}}
@@ -97,11 +103,15 @@ def copy_lessons(out: str | Path) -> tuple[list[Path], list[Path]]:
     return written, kept
 
 
-def write_student_copies(lessons: str | Path, out: str | Path, *, solutions: bool = False) -> list[Path]:
-    """A student copy in `out` of every lesson in `lessons` that has an exercise; the files written.
+def write_student_copies(
+    lessons: str | Path, out: str | Path, *, solutions: bool = False, force: bool = False
+) -> list[Path]:
+    """A student copy in `out` of every lesson in `lessons` that has an exercise; the files of all copies.
 
-    Raises ValueError where a lesson's markers are out of order, or where the copies would replace the
-    lessons; then nothing is written.
+    Raises:
+        ValueError: a lesson's markers are out of order, or the copies would replace the lessons.
+        FileExistsError: without `force`, a file has other content than its copy; it may be somebody's work.
+            Nothing is written in either case.
     """
     lessons, out = Path(lessons), Path(out)
     if out.resolve() == lessons.resolve():
@@ -114,7 +124,14 @@ def write_student_copies(lessons: str | Path, out: str | Path, *, solutions: boo
             copies[out / path.name] = student_notebook(lesson, path.stem, back=back, solutions=solutions)
     if not copies:
         raise ValueError(f"{lessons}: no lesson with an exercise")
+    texts = {path: nbformat.writes(copy) + "\n" for path, copy in copies.items()}
+    theirs = [path for path, text in texts.items() if path.exists() and path.read_text("utf-8") != text]
+    if theirs and not force:
+        raise FileExistsError(
+            f"{', '.join(map(str, theirs))}: exists with other content and was not touched, nor was anything "
+            "else; another --out keeps it, --force replaces it"
+        )
     out.mkdir(parents=True, exist_ok=True)
-    for path, copy in copies.items():
-        nbformat.write(copy, path)
+    for path, text in texts.items():
+        path.write_text(text, "utf-8")
     return list(copies)

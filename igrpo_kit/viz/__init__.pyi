@@ -14,11 +14,13 @@ from .files import write_pngs as write_pngs
 from .live import LiveDashboard as LiveDashboard
 from .phase import add_points as add_points
 from .phase import plot_phase as plot_phase
+from .picture import two_stages_picture as two_stages_picture
 from .plots import plot_best_of_n as plot_best_of_n
 from .plots import plot_dead_groups as plot_dead_groups
 from .plots import plot_jensen as plot_jensen
 from .plots import plot_lines as plot_lines
 from .plots import plot_mixed_groups as plot_mixed_groups
+from .plots import plot_moving_probabilities as plot_moving_probabilities
 from .results import as_intervals as as_intervals
 from .results import plot_forest as plot_forest
 from .results import plot_marked_table as plot_marked_table

@@ -140,3 +140,38 @@ def plot_jensen(populations: Mapping[str, Float[np.ndarray, " P"]], n: Sequence[
         mode="lines+markers",
     )
     return figure.update_xaxes(type="log", tickvals=list(n)).update_yaxes(range=_UNIT)
+
+
+def plot_moving_probabilities(
+    probabilities: Float[np.ndarray, "S K"],
+    names: Sequence[str],
+    *,
+    title: str,
+    subtitle: str = "",
+    frames: int = 40,
+) -> go.Figure:
+    """A policy's probabilities as bars that move under its updates, with a play button and a slider.
+
+    Args:
+        probabilities: one row per update, the first before any.
+        names: of the K actions.
+        title, subtitle: of the figure.
+        frames: how many of the updates are shown, evenly spaced, the first and the last among them.
+
+    Raises ValueError where there is not one name per column.
+    """
+    if probabilities.shape[1] != len(names):
+        raise ValueError(f"names: {probabilities.shape[1]} are needed, got {len(names)}")
+    shown = np.unique(np.linspace(0, len(probabilities) - 1, frames).round().astype(int))
+    figure = apply_style(go.Figure(), title, subtitle)
+    figure.add_bar(x=list(names), y=probabilities[0], showlegend=False)
+    figure.frames = [go.Frame(name=str(s), data=[go.Bar(y=probabilities[s])]) for s in shown]
+    at_once = {"mode": "immediate", "frame": {"duration": 60}, "transition": {"duration": 0}}
+    steps = [{"label": str(s), "method": "animate", "args": [[str(s)], at_once]} for s in shown]
+    slider = {"steps": steps, "currentvalue": {"prefix": "update "}, "pad": {"t": 36}, "x": 0.12, "len": 0.88}
+    play = {"label": "play", "method": "animate", "args": [None, {**at_once, "fromcurrent": True}]}
+    buttons = {"type": "buttons", "buttons": [play], "x": 0, "y": 0, "pad": {"t": 52}, "yanchor": "top"}
+    figure.update_layout(sliders=[slider], updatemenus=[{**buttons, "xanchor": "left"}], margin_b=120)
+    figure.update_yaxes(range=[0, 1], title_text="probability")
+    ends = {name: probabilities[:, k] for k, name in enumerate(names)}
+    return describe(figure, f"Animated bar chart: {title}. {subtitle}. Probability {ends_in_words(ends)}.")

@@ -14,11 +14,14 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 
+from igrpo_kit.classroom import checks
 from igrpo_kit.classroom.answers import Mistake, NotWritten, call, mismatch, within
-from igrpo_kit.classroom.checks import check
+from igrpo_kit.classroom.checks import check, scoreboard, use
 from igrpo_kit.classroom.exercise import FunctionCheck, Result, ValueCheck, judge
 from igrpo_kit.classroom.exercises import EXERCISES
+from igrpo_kit.classroom.exercises.lesson03 import score
 from igrpo_kit.classroom.student import (
     solutions_in,
     student_notebook,
@@ -35,7 +38,7 @@ values = [e for e in EXERCISES.values() if isinstance(e.verify, ValueCheck)]
 
 
 def verdict(exercise, function, seed=0):
-    return judge(exercise, lambda *arguments: call(function, arguments), np.random.default_rng(seed))
+    return judge(exercise, exercise.verify.probed(function), np.random.default_rng(seed))
 
 
 def cells_of_exercises():
@@ -93,6 +96,22 @@ def test_an_empty_stub_never_passes(exercise):
         assert {check(exercise.name, stub).status for stub in (raising, empty)} == {"not written yet"}
 
 
+def test_what_passes_is_used_and_said(capsys):
+    def mine(logits, action):
+        return EXERCISES["score"].verify.reference(logits, action)
+
+    assert use("score", mine) is mine
+    assert use("score", None) is EXERCISES["score"].verify.reference
+    assert use("score", lambda logits, action: -mine(logits, action)) is EXERCISES["score"].verify.reference
+    assert capsys.readouterr().out.splitlines() == [
+        "score: yours, from here on",
+        "score: the kit's, as yours is not written yet",
+        "score: the kit's, as yours is not yet right",
+    ]
+    with pytest.raises(ValueError, match="'baseline': its answer is a value, there is nothing to call"):
+        use("baseline", "unchanged")
+
+
 @pytest.mark.parametrize("exercise", EXERCISES.values(), ids=lambda e: e.name)
 def test_the_lesson_holds_the_exercise_and_its_solution_passes(exercise):
     lesson, statement, code = CELLS[exercise.name]
@@ -102,7 +121,7 @@ def test_the_lesson_holds_the_exercise_and_its_solution_passes(exercise):
     (solution,) = solutions_in(code)
     assert solution
     # The lesson's own names, as far as the solutions use them.
-    names = {"torch": torch, "np": np, "math": math, "check": check}
+    names = {"torch": torch, "np": np, "math": math, "check": check, "softmax": softmax, "score": score}
     exec("from igrpo_kit import *\nfrom igrpo_kit import group_advantages", names)
     exec(code, names)
     assert check(exercise.name, names[f"my_{exercise.name}"])
@@ -270,6 +289,34 @@ def test_a_solution_build_folds_each_solution(tmp_path):
     assert "raise NotImplementedError" in cells[answer].source
     assert cells[answer + 1].source.startswith("<details><summary>Solution</summary>")
     assert "return 1 - (1 - p) ** n" in cells[answer + 1].source
+
+
+def test_somebodys_work_is_never_replaced_unasked(tmp_path):
+    first, second, *_ = write_student_copies(NOTEBOOKS, tmp_path)
+    assert write_student_copies(NOTEBOOKS, tmp_path)[0] == first  # untouched copies are no obstacle
+    first.write_text("my work", "utf-8")
+    second.unlink()
+    with pytest.raises(FileExistsError, match=r"01_best_of_n.ipynb: exists with other content .*--force"):
+        write_student_copies(NOTEBOOKS, tmp_path)
+    assert first.read_text("utf-8") == "my work" and not second.exists()
+    write_student_copies(NOTEBOOKS, tmp_path, force=True)
+    assert "my work" not in first.read_text("utf-8") and second.exists()
+
+
+def test_the_scoreboard_counts_what_passed_and_names_the_next(monkeypatch):
+    monkeypatch.setattr(checks, "_latest", {})
+    names = [e.name for e in EXERCISES.values() if e.lesson == "01"]
+    assert names[:2] == ["best_of_n", "jensen"]
+    assert repr(scoreboard("01")) == "0 of 5 passed, next: best_of_n"
+    check("best_of_n", lambda p, n: 1 - (1 - p) ** n)
+    check("jensen", "higher")
+    assert repr(scoreboard("01")) == "1 of 5 passed, next: jensen"
+    assert scoreboard("01")._repr_html_().count("not written yet") == 3
+    check("jensen", "lower")
+    check("best_of_n", lambda p, n: p)  # the last verdict counts
+    assert repr(scoreboard("01")) == "1 of 5 passed, next: best_of_n"
+    with pytest.raises(LookupError, match="lesson '00' has no exercise; those that have: 01, 02, 03"):
+        scoreboard("00")
 
 
 def test_no_lesson_with_an_exercise_is_an_error(tmp_path):

@@ -93,6 +93,18 @@ def test_mixed_groups_needs_one_result_per_p():
         plots.plot_mixed_groups(np.array([0.5, 0.6]), [A_TOY], num_drafts=4, num_refinements=4, assumption="")
 
 
+def test_moving_probabilities_have_a_frame_for_each_update_shown():
+    rows = np.array([[1.0, 0.0], [0.75, 0.25], [0.5, 0.5], [0.2, 0.8]])
+    figure = plots.plot_moving_probabilities(rows, ["a", "b"], title="t", frames=3)
+    assert list(figure.data[0].x) == ["a", "b"] and list(figure.data[0].y) == [1.0, 0.0]
+    assert [f.name for f in figure.frames] == ["0", "2", "3"]  # 1.5 is rounded to 2
+    assert [list(f.data[0].y) for f in figure.frames] == [[1.0, 0.0], [0.5, 0.5], [0.2, 0.8]]
+    assert [step.args[0] for step in figure.layout.sliders[0].steps] == [("0",), ("2",), ("3",)]
+    assert "a from 1.00 to 0.20; b from 0.00 to 0.80" in style.alt_text(figure)
+    with pytest.raises(ValueError, match="names: 2 are needed, got 1"):
+        plots.plot_moving_probabilities(rows, ["a"], title="t")
+
+
 def test_jensen_averages_the_formula_over_prompts():
     figure = plots.plot_jensen({"split": np.array([0.0, 1.0]), "alike": np.array([0.5, 0.5])}, [1, 4])
     assert list(trace(figure, "split").y) == [0.5, 0.5]  # a hopeless and a trivial prompt: drafts are no use

@@ -2,8 +2,11 @@
 
 from igrpo_kit.classroom.exercise import Exercise
 from igrpo_kit.classroom.exercises import (
+    capstone04,
+    capstone05,
     lesson01,
     lesson02,
+    lesson03,
     lesson04,
     lesson05,
     lesson06,
@@ -17,8 +20,11 @@ from igrpo_kit.classroom.exercises import (
 _LESSONS = (
     lesson01,
     lesson02,
+    lesson03,
     lesson04,
+    capstone04,
     lesson05,
+    capstone05,
     lesson06,
     lesson07,
     lesson08,

@@ -93,7 +93,15 @@ def _proportional(p: float, target: float) -> int:
 
 _DRAFTS_NEEDED = FunctionCheck(
     reference=drafts_needed,
-    typed=[((0.5, 0.7), 2), ((0.1, 0.66), 11), ((0.9, 0.8), 1)],
+    typed=[
+        ((0.5, 0.7), 2),
+        ((0.1, 0.66), 11),
+        ((0.9, 0.8), 1),
+        ((0.5, 0.75), 2),  # reached exactly
+        ((0.5, 0.751), 3),
+        ((0.25, 0.25), 1),
+        ((0.02, 0.9), 114),  # .98^114 = .09994
+    ],
     random=_random_targets,
     mistakes=[_rounded_down, _one_too_many, _proportional],
 )

@@ -118,7 +118,20 @@ def _random_chats(rng: np.random.Generator) -> list[Arguments]:
 
 _BUG_DRAFT_TOKENS = FunctionCheck(
     reference=trained_tokens,
-    typed=[((_MESSAGES,), [_F] * 6 + [_T] * 4), ((_MESSAGES[:2],), [_F] * 3 + [_T] * 2)],
+    typed=[
+        ((_MESSAGES,), [_F] * 6 + [_T] * 4),
+        ((_MESSAGES[:2],), [_F] * 3 + [_T] * 2),
+        # two drafts before the refinement, all of different lengths
+        (
+            (
+                [
+                    {"role": role, "tokens": tokens}
+                    for role, tokens in zip(["user", "assistant"] * 3, (2, 4, 1, 3, 5, 2), strict=True)
+                ],
+            ),
+            [_F] * 15 + [_T] * 2,
+        ),
+    ],
     random=_random_chats,
     mistakes=[_by_role, _first_reply, _all_tokens, _nothing],
 )
@@ -186,7 +199,10 @@ def _columns(prompts: list[str], rewards: Tensor, group_size: int) -> Tensor:
 
 
 def _random_batches(rng: np.random.Generator) -> list[Arguments]:
-    return [(["a"] * 3 + ["b"] * 3 + ["a"] * 3, torch.tensor(rng.random(9)), 3)]
+    return [
+        ([text for text in texts for _ in range(size)], torch.tensor(rng.random(len(texts) * size)), size)
+        for texts, size in (("aba", 3), ("ab", 4), ("abca", 3), ("aabb", 2))
+    ]
 
 
 _BUG_GROUP_BY_TEXT = FunctionCheck(

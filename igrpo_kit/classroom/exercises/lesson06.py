@@ -34,7 +34,12 @@ def _random_texts(rng: np.random.Generator) -> list[Arguments]:
 
 _COPY_RATE = FunctionCheck(
     reference=copy_rate,
-    typed=[((["a", "b"], [["a", "b"], ["b", "b"]]), 0.75), ((["a", "b"], [["b", "b"], ["c", "c"]]), 0.0)],
+    typed=[
+        ((["a", "b"], [["a", "b"], ["b", "b"]]), 0.75),
+        ((["a", "b"], [["b", "b"], ["c", "c"]]), 0.0),
+        ((["a"], [["a", "b", "aa"]]), 1 / 3),
+        ((["3+4", "x"], [["3+4 ", "3 + 4"], ["X", "x"]]), 0.25),
+    ],
     random=_random_texts,
     mistakes=[_any_in_group, _copied_from_any, _original],
 )

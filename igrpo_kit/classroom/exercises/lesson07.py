@@ -83,7 +83,8 @@ _BUG_MICRO_BATCHES = FunctionCheck(
                 1,
             ),
             1.75,
-        )
+        ),
+        ((torch.tensor([[-3.0, 9.0], [-1.0, -2.0]]), torch.tensor([[True, False], [True, True]]), 1), -2.0),
     ],
     random=_random_batches,
     mistakes=[_mean_of_means, _sum_of_means, _padding_counted],

@@ -85,6 +85,10 @@ _MAJORITY = FunctionCheck(
         ((["7", "4", "7"],), "7"),
         ((["7", "4", "4", "7"],), "7"),
         ((["1", "2", "3"],), "1"),
+        ((["9", "10", "10", "9", "3"],), "9"),  # neither the largest, nor the smallest, nor the last
+        ((["b", "a", "c", "c", "a", "d"],), "a"),  # a tie that is not with the first answer
+        ((["12", "12", "-3", "-3", "-3"],), "-3"),
+        ((["5"],), "5"),
     ],
     random=_random_answers,
     mistakes=[_last_of_a_tie, _least, _first],
@@ -120,7 +124,7 @@ def _random_pairs(rng: np.random.Generator) -> list[Arguments]:
 
 _TRANSITIONS = FunctionCheck(
     reference=transitions,
-    typed=[(([True, True, True, False, False], [True, True, False, True, False]), (2, 1, 1, 1))],
+    typed=[(([True, True, True, True, False, False], [True, True, False, False, True, False]), (2, 2, 1, 1))],
     random=_random_pairs,
     mistakes=[_swapped, _independent, _marginals],
 )

@@ -108,6 +108,15 @@ def _always(printed: float, problems: int, runs: int) -> bool:
     return True
 
 
+def _random_percentages(rng: np.random.Generator) -> list[Arguments]:
+    """Percentages of a random count, as printed, and their neighbors that no count gives."""
+    found: list[Arguments] = []
+    for problems, runs in ((30, 1), (40, 2), (30, 8), (500, 1)):
+        printed = round(100 * int(rng.integers(1, problems * runs)) / (problems * runs), 2)
+        found += [(printed, problems, runs), (round(printed + 0.02, 2), problems, runs)]
+    return found
+
+
 _REACHABLE = FunctionCheck(
     reference=reachable,
     typed=[
@@ -119,7 +128,16 @@ _REACHABLE = FunctionCheck(
         ((50.45, 500, 1), False),
         ((54.38, 30, 64), True),
         ((54.4, 30, 64), False),
+        ((0.0, 30, 1), True),
+        ((100.0, 30, 1), True),
+        ((66.67, 30, 1), True),
+        ((66.66, 30, 1), False),
+        ((16.67, 30, 64), True),
+        ((16.66, 30, 64), False),
+        ((3.33, 30, 8), True),
+        ((0.01, 40, 1), False),
     ],
+    random=_random_percentages,
     mistakes=[_one_run, _exactly, _no_slack, _always],
 )
 

@@ -1,0 +1,194 @@
+"""Checks that cannot be fooled: wrong variants of every reference are rejected, right ones are accepted.
+
+The variants are generic: none is written for one exercise. A wrong variant that agrees with the reference on
+all of 150 other inputs counts as right and is left out.
+"""
+
+import copy
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from igrpo_kit.classroom.answers import mismatch
+from igrpo_kit.classroom.exercise import Exercise, FunctionCheck, judge
+from igrpo_kit.classroom.exercises import EXERCISES
+
+FUNCTIONS = [e for e in EXERCISES.values() if isinstance(e.verify, FunctionCheck)]
+SEEDS = range(3)
+
+
+def is_bool(x: Any) -> bool:
+    return isinstance(x, bool | np.bool_) or getattr(x, "dtype", None) in (torch.bool, np.dtype(bool))
+
+
+def is_number(x: Any) -> bool:
+    return isinstance(x, int | float | np.number | np.ndarray | torch.Tensor) and not is_bool(x)
+
+
+def is_array(x: Any) -> bool:
+    return isinstance(x, np.ndarray | torch.Tensor) and x.ndim > 0
+
+
+def flipped(x: Any) -> Any:
+    if isinstance(x, torch.Tensor) and x.ndim:
+        return x.flip(-1)
+    return x[..., ::-1].copy() if is_array(x) else x[::-1] if isinstance(x, str | list) else x
+
+
+def rolled(x: Any) -> Any:
+    if isinstance(x, torch.Tensor) and x.ndim:
+        return x.roll(1, 0)
+    return np.roll(x, 1, 0) if is_array(x) else x[1:] + x[:1] if isinstance(x, list) else x
+
+
+def opposite(x: Any) -> Any:
+    if isinstance(x, list):
+        return [opposite(v) for v in x]
+    return (not x) if isinstance(x, bool | np.bool_) else ~x if is_bool(x) else x
+
+
+WRONG: dict[str, Callable[[Any], Any]] = {
+    "negated": lambda x: -x if is_number(x) else opposite(x),
+    "complemented": lambda x: 1 - x if is_number(x) else opposite(x),
+    "one more": lambda x: x + 1 if is_number(x) else x,
+    "one less": lambda x: x - 1 if is_number(x) else x,
+    "doubled": lambda x: 2 * x if is_number(x) else x,
+    "halved": lambda x: x / 2 if is_number(x) else x,
+    "squared": lambda x: x * x if is_number(x) else x,
+    "absolute": lambda x: abs(x) if is_number(x) else x,
+    "never negative": lambda x: (x + abs(x)) / 2 if is_number(x) else x,
+    "reversed": flipped,
+    "rows shuffled": rolled,
+    "reduced": lambda x: x.mean() if is_array(x) and not is_bool(x) and x.dtype not in INTEGERS else x,
+    "summed over the last axis": lambda x: x.sum(-1) if is_array(x) and is_number(x) else x,
+    "the last entry missing": lambda x: x[:-1] if isinstance(x, str | list) or is_array(x) else x,
+    "the first entry missing": lambda x: x[1:] if isinstance(x, str | list) or is_array(x) else x,
+    "an entry twice": lambda x: x + x[-1:] if isinstance(x, str | list) else x,
+    "stripped": lambda x: x.strip() if isinstance(x, str) else x,
+    "empty": lambda x: x[:0] if isinstance(x, str | list) else x,
+    "rounded": lambda x: round(x, 2) if isinstance(x, float) else x,
+}
+INTEGERS = (torch.int64, torch.int32, np.dtype("int64"))
+
+
+def in_leaves(change: Callable[[Any], Any], value: Any) -> Any:
+    """A change of every number, array, string, or list of numbers in a result."""
+    if isinstance(value, dict):
+        return {key: in_leaves(change, v) for key, v in value.items()}
+    if isinstance(value, tuple):
+        return tuple(in_leaves(change, v) for v in value)
+    return change(value)
+
+
+def blanked(x: Any) -> Any:
+    """An argument as if it were not looked at."""
+    if isinstance(x, torch.Tensor):
+        return torch.ones_like(x) if x.dtype == torch.bool else torch.zeros_like(x)
+    if isinstance(x, np.ndarray):
+        return np.zeros_like(x)
+    return {bool: True, float: 0.5}.get(type(x), x + 1 if isinstance(x, int) else x)
+
+
+def wrong_variants(check: FunctionCheck) -> dict[str, Callable[..., Any]]:
+    reference = check.reference
+    found = {
+        name: lambda *a, change=change: in_leaves(change, reference(*a)) for name, change in WRONG.items()
+    }
+    some = check.typed[0][0] if check.typed else check.random(np.random.default_rng(0))[0]
+    for i, j in combinations(range(len(some)), 2):
+        if type(some[i]) is type(some[j]):
+            found[f"arguments {i} and {j} swapped"] = lambda *a, i=i, j=j: reference(
+                *(a[j if k == i else i if k == j else k] for k in range(len(a)))
+            )
+    for i in range(len(some)):
+        found[f"argument {i} not used"] = lambda *a, i=i: reference(*a[:i], blanked(a[i]), *a[i + 1 :])
+    first: list[Any] = []
+    found["constant"] = lambda *a: copy.deepcopy(first or first.append(reference(*a)) or first)[0]
+    return found
+
+
+def is_right_after_all(check: FunctionCheck, variant: Callable[..., Any]) -> bool:
+    """Whether a variant agrees with the reference on the typed and on fresh random cases."""
+    rng, cases = np.random.default_rng(99), [arguments for arguments, _ in check.typed]
+    for _ in range(15):
+        cases += check.random(rng)
+    ours, theirs = check.probe(variant), check.probe(check.reference)
+    for arguments in cases[:150]:
+        try:
+            if mismatch(ours(*copy.deepcopy(arguments)), theirs(*copy.deepcopy(arguments)), check.tolerance):
+                return False
+        except Exception:
+            return False
+    return True
+
+
+def passes(exercise: Exercise, answer: Callable[..., Any], seed: int) -> bool:
+    return bool(judge(exercise, exercise.verify.probed(answer), np.random.default_rng(seed)))
+
+
+@pytest.mark.parametrize("exercise", FUNCTIONS, ids=lambda e: e.name)
+def test_no_wrong_variant_is_accepted(exercise):
+    wrong = {
+        name: variant
+        for name, variant in wrong_variants(exercise.verify).items()
+        if not is_right_after_all(exercise.verify, variant)
+    }
+    assert len(wrong) >= 4
+    assert [n for n, v in wrong.items() if any(passes(exercise, v, seed) for seed in SEEDS)] == []
+
+
+def as_array(x: Any) -> Any:
+    return x.detach().numpy() if isinstance(x, torch.Tensor) else x
+
+
+def as_tensor(x: Any) -> Any:
+    return torch.tensor(x) if isinstance(x, int | float | np.ndarray) and not isinstance(x, bool) else x
+
+
+def in_single_precision(x: Any) -> Any:
+    if isinstance(x, torch.Tensor):
+        return x.float() if x.dtype == torch.float64 else x
+    return x.astype(np.float32) if isinstance(x, np.ndarray) and x.dtype == np.float64 else x
+
+
+RIGHT: dict[str, Callable[[Any], Any]] = {
+    "as an array": lambda value: in_leaves(as_array, value),
+    "as a tensor": lambda value: in_leaves(as_tensor, value),
+    "as a list": lambda value: in_leaves(lambda x: x.tolist() if is_array(x) else x, value),
+    "in single precision": lambda value: in_leaves(in_single_precision, value),
+    "a list for a tuple": lambda value: list(value) if isinstance(value, tuple) else value,
+    "a tuple for a list": lambda value: tuple(value) if isinstance(value, list) else value,
+    "an array for a tuple of numbers": lambda value: (
+        np.array(value) if isinstance(value, tuple) and not any(map(is_array, value)) else value
+    ),
+    "a NumPy number": lambda value: np.float64(value) if isinstance(value, float) else value,
+    "a whole number for a float": lambda value: (
+        int(value) if isinstance(value, float) and value == int(value) else value
+    ),
+    "True for 1.0": lambda value: bool(value) if isinstance(value, float) and value in (0, 1) else value,
+}
+
+
+@pytest.mark.parametrize("exercise", FUNCTIONS, ids=lambda e: e.name)
+def test_no_right_variant_is_rejected(exercise):
+    check = exercise.verify
+    if check.probe(check.reference) is not check.reference:
+        pytest.skip("a loss has to stay a tensor: its gradient is compared")
+    for name, change in RIGHT.items():
+        for seed in SEEDS:
+            assert passes(exercise, lambda *a, change=change: change(check.reference(*a)), seed), name
+
+
+def test_an_epsilon_beside_the_standard_deviation_is_accepted():
+    for eps in (1e-8, 1e-6, 1e-4):
+        for name in ("group_advantages", "bug_ddof"):
+
+            def advantages(rewards, eps=eps):
+                centered = rewards - rewards.mean(dim=1, keepdim=True)
+                return centered / (rewards.std(dim=1, keepdim=True) + eps)
+
+            assert all(passes(EXERCISES[name], advantages, seed) for seed in SEEDS), (name, eps)
