@@ -35,7 +35,7 @@ from igrpo_kit.core.rows import Row
 from igrpo_kit.experiments.ablations import best_learning_rates
 from igrpo_kit.experiments.experiment import Experiment, record_folders
 from igrpo_kit.experiments.presets import committed
-from igrpo_kit.experiments.regimes import revision
+from igrpo_kit.experiments.regimes import natural, revision
 from igrpo_kit.experiments.regimes.predictions import judged, outcome_table
 from igrpo_kit.experiments.regimes.tables import (
     MAIN,
@@ -311,6 +311,17 @@ def _revision_predictions() -> str:
     return outcome_table(judged({name: committed(name)[1] for name in names}))
 
 
+def _natural() -> str:
+    """Each kind of base on its own, and the predictions."""
+    _, records, _ = committed("natural-results-first-4x3")
+    bases = {"Bases 0 and 2, the counterexample": True, "Base 1, where p is common": False}
+    shown = [
+        f"{title}:\n\n{read_out_table([r for r in records if (r.seed in natural.COUNTEREXAMPLE) == counted])}"
+        for title, counted in bases.items()
+    ]
+    return "\n\n".join([*shown, outcome_table(natural.natural_judged(records))])
+
+
 def _is_committed(name: str) -> bool:
     return data_path(f"runs/{name}").is_dir()
 
@@ -322,6 +333,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "revision-rates": _revision_rates,
     "revision-controls": _revision_controls,
     "revision-predictions": _revision_predictions,
+    "natural": _natural,
     "summary": _summary,
     "costs": _costs,
     "cost-model": _cost_model,

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from igrpo_kit.analysis.compare import Record
 from igrpo_kit.experiments.experiment import PREPARED
 from igrpo_kit.experiments.presets import load_experiment
-from igrpo_kit.experiments.regimes import screen
+from igrpo_kit.experiments.regimes import natural, screen
 from igrpo_kit.policies.policy import DRAFT_BEFORE
 from igrpo_kit.policies.samplers.scripted import ScriptedSampler
 from igrpo_kit.tasks.puzzles import is_held_out
@@ -26,6 +27,50 @@ def test_every_method_runs_at_both_rates_and_each_seed_has_its_own_base():
     ]
     assert {experiment.policy_of(seed) for seed in experiment.seeds} <= PREPARED.keys()
     assert max(len(p.answer) for p in experiment.held_out()) + 1 == experiment.max_new_tokens
+
+
+def run(method, seed, p, repair):
+    exact = [{"step": 100 * i, "p": x, "repair": r} for i, (x, r) in enumerate(zip(p, repair, strict=True))]
+    return Record(method, seed, [], [], exact)
+
+
+def all_runs(p=0.001, repair=(0.5, 0.7), **changed):
+    """Every run of the experiment with the same p; on base 1, p is common. `changed` is p by method."""
+    names = load_experiment("natural-results-first-4x3").methods
+    starts = {
+        name: changed.get(name.split(" at ")[0].replace("-", "_").replace(" ", "_"), p) for name in names
+    }
+    ours = [run(name, seed, (0.0001, end), repair) for name, end in starts.items() for seed in (0, 2)]
+    return ours + [run(name, 1, (0.6, 0.9), (0.6, 0.9)) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("runs", "hits"),
+    [
+        (all_runs(), [True] * 5),
+        (all_runs(GRPO_8=0.03), [False, True, True, True, True]),  # above .02, and no take-off
+        (all_runs(GRPO_8=0.2), [False, True, True, True, False]),
+        (all_runs(repair=(0.5, 0.55)), [True, False, True, True, True]),
+        (all_runs(repair=(0.89, 0.9)), [True] * 5),
+        (all_runs(both_stages=0.02), [True, True, False, True, True]),
+        (all_runs(refinements_trained_on_q=0.2), [True, True, True, False, True]),
+    ],
+)
+def test_predictions_are_judged_on_the_bases_of_the_counterexample(runs, hits):
+    outcomes = natural.natural_judged(runs)
+    assert [o.number for o in outcomes] == [2, 3, 4, 5, 6]
+    assert [o.hit for o in outcomes] == hits
+
+
+def test_what_was_measured_is_said():
+    measured = [o.measured for o in natural.natural_judged(all_runs())]
+    assert measured == [
+        "highest p 0.001 in 4 runs",
+        "highest p 0.001 in 4 runs; repair rate higher in 4 of 4",
+        "highest p 0.001 in 4 runs",
+        "0 of 4 in 200 steps; 0 of 2 in 600",
+        "0 of 8 runs",
+    ]
 
 
 def test_a_policy_is_prepared_once(monkeypatch, tmp_path):
