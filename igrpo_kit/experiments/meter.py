@@ -46,7 +46,7 @@ from igrpo_kit.tasks.sets.files import load_problems
 
 JUDGED = (
     "countdown-cpu", "addition-cpu", "graded-cpu", "template-after-cpu",
-    "revision-15", "revision-19", "revision-19-shifted", "revision-19-fresh",
+    "revision-8", "revision-12", "revision-15", "revision-19", "revision-19-shifted", "revision-19-fresh",
 )  # fmt: skip
 """experiments with both methods of `PAIR`, several seeds, and a base that was measured"""
 PAIR = ("iGRPO 4+4", "GRPO-8")
