@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -197,13 +198,20 @@ def _doctor(args: argparse.Namespace) -> None:
 
 
 def _grade(args: argparse.Namespace) -> None:
+    from igrpo_kit.classroom import gradebook
     from igrpo_kit.classroom.grade import grade_folder, points_table, write_grades
 
     print("This runs the learners' code, as you: notebooks/teaching_guide.md says how to isolate it.")
-    grades = grade_folder(args.submissions)
+    grades = grade_folder(args.submissions, due=args.due)
     write_grades(args.out, grades)
+    beside = args.out.with_suffix("")
+    gradebook.write_totals(f"{beside}_totals.csv", grades)
+    gradebook.write_class_report(f"{beside}_report.html", grades)
+    gradebook.write_feedback(f"{beside}_feedback", grades)
+    if args.gradescope:
+        gradebook.write_gradescope(args.gradescope, grades)
     print(points_table(grades))
-    print(args.out)
+    print(f"{args.out}, {beside}_totals.csv, {beside}_report.html, {beside}_feedback/")
 
 
 def _run_notebook(args: argparse.Namespace) -> None:
@@ -316,6 +324,8 @@ def _add_notebooks(command: Command) -> None:
     option = command("grade", _grade, "run and grade learners' notebooks; it RUNS THEIR CODE")
     option("submissions", type=Path, help="a folder per learner, or one notebook each")
     option("--out", type=Path, default=Path("grades.csv"), help="(%(default)s)")
+    option("--due", type=datetime.fromisoformat, help="deadline, such as 2027-03-01T18:00")
+    option("--gradescope", type=Path, help="folder for a results.json of each learner")
 
 
 def _parser() -> argparse.ArgumentParser:

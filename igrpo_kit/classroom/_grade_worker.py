@@ -11,6 +11,7 @@ it: ["ready", [failed cells]], then for each request ["value", x], ["missing", "
 import contextlib
 import json
 import os
+import re
 import signal
 from multiprocessing.connection import Connection
 from typing import Any
@@ -27,6 +28,9 @@ try:
     import resource
 except ModuleNotFoundError:
     raise ImportError("grading notebooks works on POSIX systems only (Linux, macOS)") from None
+
+
+_ANSWER = re.compile(r"^(?:def )?(my_\w+)", re.MULTILINE)
 
 
 class _TooLong(BaseException):
@@ -63,6 +67,8 @@ def _run_cells(path: str, seconds: float) -> tuple[dict[str, Any], list[str]]:
         if error is not None:
             late = isinstance(error, _TooLong)
             what = f"no end after {seconds:g} s" if late else f"{type(error).__name__}: {error}"
+            if isinstance(error, SyntaxError):  # then none of the cell's answers exists
+                what += "".join(f", so no {name}" for name in dict.fromkeys(_ANSWER.findall(cell.source)))
             failed.append(f"code cell {i + 1}: {what}")
     return shell.user_ns, failed
 

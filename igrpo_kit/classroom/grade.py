@@ -21,7 +21,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,8 @@ class ExerciseGrade:
     of: int
     status: str
     hint: str
+    hours_late: float = 0.0
+    """how long after the deadline the file was last changed"""
 
 
 COLUMNS = tuple(field.name for field in fields(ExerciseGrade))
@@ -164,11 +167,13 @@ def _judge_in(submission: _Submission, exercise: Exercise) -> Result:
 
 def _grade(submission: _Submission, exercise: Exercise, student: str, notebook: str) -> ExerciseGrade:
     result, most = _judge_in(submission, exercise), exercise.points
-    hints = [result.hint]
-    if result.status == "not written yet":  # mostly because an earlier cell failed
-        hints += submission.failed_cells[:2]
+    hints, status = [result.hint], str(result.status)
+    if status == "not written yet":  # mostly because a cell failed
+        own = [f for f in submission.failed_cells if "SyntaxError" in f and f"my_{exercise.name}" in f]
+        status = "syntax error" if own else status
+        hints = own or [*hints, *submission.failed_cells[:2]]
     hint = "; ".join(filter(None, hints))
-    return ExerciseGrade(student, notebook, exercise.name, most if result else 0, most, result.status, hint)
+    return ExerciseGrade(student, notebook, exercise.name, most if result else 0, most, status, hint)
 
 
 def grade_notebook(path: str | Path, student: str, limits: Limits | None = None) -> list[ExerciseGrade]:
@@ -199,12 +204,15 @@ def grade_notebook(path: str | Path, student: str, limits: Limits | None = None)
     return grades
 
 
-def grade_folder(submissions: str | Path, limits: Limits | None = None) -> list[ExerciseGrade]:
+def grade_folder(
+    submissions: str | Path, limits: Limits | None = None, *, due: datetime | None = None
+) -> list[ExerciseGrade]:
     """Every notebook below `submissions`, a folder per student or one file each, graded side by side.
 
     Args:
         submissions: the folder.
         limits: as for `grade_notebook`, for each notebook.
+        due: the deadline; a file that was changed later is late. Copying can change that time.
 
     Raises:
         ValueError: there is no notebook.
@@ -214,8 +222,13 @@ def grade_folder(submissions: str | Path, limits: Limits | None = None) -> list[
     if not paths:
         raise ValueError(f"{submissions}: holds no notebook")
     students = [str(p.relative_to(submissions).parent) if p.parent != submissions else p.stem for p in paths]
+
+    def graded(path: Path, student: str) -> list[ExerciseGrade]:
+        late = max(0.0, (path.stat().st_mtime - due.timestamp()) / 3600) if due else 0.0
+        return [replace(grade, hours_late=round(late, 2)) for grade in grade_notebook(path, student, limits)]
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = pool.map(lambda path, student: grade_notebook(path, student, limits), paths, students)
+        done = pool.map(graded, paths, students)
         return [grade for grades in tqdm(done, total=len(paths), unit="notebook") for grade in grades]
 
 
@@ -224,7 +237,7 @@ def write_grades(path: str | Path, grades: Sequence[ExerciseGrade]) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        writer.writerows(map(_cell, astuple(grade)) for grade in grades)
+        writer.writerows(map(plain_cell, astuple(grade)) for grade in grades)
 
 
 def points_table(grades: Sequence[ExerciseGrade]) -> str:
@@ -238,7 +251,7 @@ def points_table(grades: Sequence[ExerciseGrade]) -> str:
     return "\n".join(lines)
 
 
-def _cell(value: Any) -> Any:
-    # A spreadsheet would run a text that begins like a formula, and these texts are the learners'.
+def plain_cell(value: Any) -> Any:
+    """A value for a cell that no spreadsheet runs: a text that begins like a formula gets an apostrophe."""
     formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
     return f"'{value}" if formula else value
