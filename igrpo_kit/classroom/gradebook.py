@@ -1,7 +1,7 @@
 """Grades as files for people: totals for a gradebook, a page for each student, and a report for the teacher.
 
-Everything is made from the rows that `grade.grade_folder` returns. Names and hints come from learners: they are
-escaped in HTML, and a cell that begins like a formula gets an apostrophe in CSV.
+Everything is made from the rows that `grade.grade_folder` returns. Names and hints come from learners: they
+are escaped in HTML, and a cell that begins like a formula gets an apostrophe in CSV.
 """
 
 import csv

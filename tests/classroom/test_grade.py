@@ -173,7 +173,10 @@ def test_csv_is_safe_to_open_in_a_spreadsheet(tmp_path):
     path = tmp_path / "grades.csv"
     write_grades(path, [ExerciseGrade("=cmd()", "n.ipynb", "e", 1, 2, "passed", 'a "quote"\nand a line')])
     rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines(keepends=True)))
-    assert rows == [list(COLUMNS), ["'=cmd()", "n.ipynb", "e", "1", "2", "passed", 'a "quote"\nand a line']]
+    assert rows == [
+        list(COLUMNS),
+        ["'=cmd()", "n.ipynb", "e", "1", "2", "passed", 'a "quote"\nand a line', "0.0"],
+    ]
 
 
 @pytest.mark.parametrize(

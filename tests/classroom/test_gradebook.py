@@ -40,7 +40,8 @@ class Text(HTMLParser):
 def test_totals_are_wide_and_open_in_a_spreadsheet(tmp_path):
     write_totals(tmp_path / "t.csv", GRADES)
     assert (tmp_path / "t.csv").read_bytes().startswith(b"\xef\xbb\xbf")
-    rows = list(csv.reader((tmp_path / "t.csv").open(encoding="utf-8-sig")))
+    with (tmp_path / "t.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.reader(file))
     assert rows == [
         ["student", "points", "of", "hours late", "04.ipynb", "05.ipynb", "x.ipynb"],
         ["Ada Ĺ", "3", "5", "2.5", "1", "2", ""],
