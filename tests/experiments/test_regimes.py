@@ -61,10 +61,10 @@ def test_the_main_table_marks_what_both_intervals_show():
 def test_rarities_beside_each_other():
     runs = [replace(r, exact=[{**r.exact[0], "p": 2e-5, "repair": 4e-3}, *r.exact[1:]]) for r in RUNS]
     table = rarity_table([runs, runs])
-    start = "1 answer in 50,000 is correct; own wrong drafts are repaired 200 times as often"
-    assert table.splitlines()[0] == f"| at equal rollouts | {start} | {start} |"
-    assert cells(table, "GRPO-8")[1] == "1 of 2 runs take off, p = 0.100 [0.000, 0.200]"
-    assert cells(table, "iGRPO 4+4")[2] == "2 of 2 runs take off, p = 0.600 [0.600, 0.600]"
+    start = "p = 1 in 50,000; r = 200 p"
+    assert table.splitlines()[0] == f"| runs that take off, and p at the end | {start} | {start} |"
+    assert cells(table, "GRPO-8")[1] == "1 of 2; 0.100 [0.000, 0.200]"
+    assert cells(table, "iGRPO 4+4")[2] == "2 of 2; 0.600 [0.600, 0.600]"
 
 
 def test_controls_are_compared_on_their_own_seeds():

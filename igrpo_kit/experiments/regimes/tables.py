@@ -108,16 +108,16 @@ def rarity_table(experiments: Sequence[Sequence[Record]]) -> str:
     def start(records: Sequence[Record]) -> str:
         p, r = (fmean(record.exact[0][name] for record in records) for name in ("p", "repair"))
         one_in, times = (f"{float(f'{x:.2g}'):,.0f}" for x in (1 / p, r / p))
-        return f"1 answer in {one_in} is correct; own wrong drafts are repaired {times} times as often"
+        return f"p = 1 in {one_in}; r = {times} p"
 
-    rows = [["at equal rollouts", *map(start, experiments)]]
+    rows = [["runs that take off, and p at the end", *map(start, experiments)]]
     by_method = [runs_of(records) for records in experiments]
     for method in by_method[0]:
         cells = []
         for runs in (found[method] for found in by_method):
             started = round(share_taken_off(runs).estimate * len(runs))
             end = mean_over_seeds(by_seed(runs, partial(p_after, share=1.0)))
-            cells.append(f"{started} of {len(runs)} runs take off, p = {end}")
+            cells.append(f"{started} of {len(runs)}; {end}")
         rows.append([method, *cells])
     return markdown_table(rows)
 
