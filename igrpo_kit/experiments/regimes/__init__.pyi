@@ -1,4 +1,5 @@
 # All public names of this package. Type checkers read this list; each module is imported on first use.
+from .natural import COUNTEREXAMPLE as COUNTEREXAMPLE
 from .natural import natural_judged as natural_judged
 from .predictions import Outcome as Outcome
 from .predictions import crossing as crossing
