@@ -148,7 +148,8 @@ def test_an_unknown_exercise_suggests_a_name():
         (lambda r: 1 / 0, r"ZeroDivisionError for \(\[\[1.0, 0.0, 0.0, 0.0\]"),
         (lambda: 1, "TypeError"),
         (lambda r: sys.exit(3), "SystemExit"),
-        (lambda r: r.tolist(), "is a list, expected a tensor"),
+        (lambda r: {"a": 1}, "is a dict, expected a tensor"),
+        (lambda r: [[1.0], [2.0, 3.0]], "is a list, expected a tensor"),  # ragged
         (lambda r: r[0], r"has the shape \[4\], expected \[2, 4\]"),
         (lambda r: r > 0, "holds bool, expected float"),
         (lambda r: r.sub_(1), r"changes its own arguments: \(\[\[1.0, .* became \(\[\[0.0"),
