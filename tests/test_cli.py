@@ -175,12 +175,12 @@ def test_a_lesson_becomes_a_copy_and_comes_back_graded(tmp_path, capsys):
     """The three commands of the teaching guide; without a solution nothing is earned, and nothing fails."""
     assert main(["student", "--lessons", str(ROOT / "notebooks"), "--out", str(tmp_path / "copies")]) == 0
     copies = capsys.readouterr().out.splitlines()
-    assert len(copies) == 10 and copies[6].endswith("08_full_run_a100.ipynb")
+    assert len(copies) == 11 and copies[7].endswith("08_full_run_a100.ipynb")
     solved = str(tmp_path / "solved")
     assert main(["student", "--lessons", str(ROOT / "notebooks"), "--out", solved, "--solutions"]) == 0
     capsys.readouterr()
     (tmp_path / "in" / "ada").mkdir(parents=True)
-    notebook = json.loads(Path(copies[6]).read_text(encoding="utf-8"))
+    notebook = json.loads(Path(copies[7]).read_text(encoding="utf-8"))
     answers = [c for c in notebook["cells"] if "exercise" in c["metadata"].get("tags", [])]
     source = "".join(answers[1]["source"])
     answers[1]["source"] = source.replace(

@@ -37,13 +37,7 @@ from igrpo_kit.experiments.experiment import Experiment, record_folders
 from igrpo_kit.experiments.presets import committed
 from igrpo_kit.experiments.regimes import natural, revision
 from igrpo_kit.experiments.regimes.predictions import judged, outcome_table
-from igrpo_kit.experiments.regimes.tables import (
-    MAIN,
-    controls_table,
-    main_table,
-    rarity_table,
-    read_out_table,
-)
+from igrpo_kit.experiments.regimes.tables import MAIN, main_table, rarity_table, read_out_table
 from igrpo_kit.viz.runs import plot_comparison, plot_takeoff
 
 REPORTED = (
@@ -296,16 +290,6 @@ def _revision_rates() -> str:
     return "\n\n".join(f"{committed(n)[0].title}:\n\n{read_out_table(committed(n)[1])}" for n in names)
 
 
-def _revision_controls() -> str:
-    """Controls and relatives beside the core methods, for each length that has them."""
-    shown = []
-    for core in ("revision-19", "revision-15"):
-        parts = filter(_is_committed, [f"{core}-controls", f"{core}-prefix"])
-        if controls := [record for name in parts for record in committed(name)[1]]:
-            shown.append(f"{MAIN[core]}:\n\n{controls_table(committed(core)[1], controls)}")
-    return "\n\n".join(shown)
-
-
 def _revision_predictions() -> str:
     names = [name for name in revision.experiments() if _is_committed(name)]
     return outcome_table(judged({name: committed(name)[1] for name in names}))
@@ -331,7 +315,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "rarities": _rarities,
     "revision": _revision,
     "revision-rates": _revision_rates,
-    "revision-controls": _revision_controls,
     "revision-predictions": _revision_predictions,
     "natural": _natural,
     "summary": _summary,

@@ -158,7 +158,7 @@ def test_one_bad_submission_affects_nobody_else(tmp_path):
     total = sum(e.points for e in EXERCISES.values() if e.lesson == "04")
     assert points_table(list(grades.values())).splitlines() == [
         f"   1 of {total:3d}   ada",
-        f"   0 of {total:3d}   bob   (8 not graded, see the hints)",
+        f"   0 of {total:3d}   bob   (12 not graded, see the hints)",
         "   0 of   0   cy   (1 not graded, see the hints)",
         "   0 of   0   dee   (1 not graded, see the hints)",
     ]

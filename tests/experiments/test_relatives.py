@@ -316,6 +316,12 @@ def test_every_name_in_the_table_of_the_family_exists():
             else:
                 assert name in {*core.__all__, *tasks.__all__}, f"{method}: {name}"
     assert OBJECTIVES.keys() - named["objective"] == {"HalvedGRPO", "LiveGroupsGRPO"}  # controls
-    about_drafts = {"consolidated", "drafts-then-grpo", "foreign-draft", "partial-credit"}  # lesson 11
+    about_drafts = {
+        "consolidated",
+        "drafts-then-grpo",
+        "foreign-draft",
+        "partial-credit",
+        "prefix",
+    }  # lesson 11
     wrong_on_purpose = {"critique-as-if-from-q"}
     assert VARIANTS.keys() - named["variant"] == about_drafts | wrong_on_purpose
