@@ -193,8 +193,8 @@ def test_a_lesson_becomes_a_copy_and_comes_back_graded(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "runs the learners' code" in out and "   1 of   2   ada\n" in out
     assert grades.read_text().splitlines()[1:] == [
-        "ada,08.ipynb,prompts_per_update,0,1,not written yet,",
-        "ada,08.ipynb,gpu_hours,1,1,passed,",
+        "ada,08.ipynb,prompts_per_update,0,1,not written yet,,0.0",
+        "ada,08.ipynb,gpu_hours,1,1,passed,,0.0",
     ]
 
 
