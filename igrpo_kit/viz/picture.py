@@ -37,7 +37,7 @@ class Picture:
         return self.words
 
     def _repr_html_(self) -> str:
-        return self.svg
+        return f'<div style="overflow-x: auto">{self.svg}</div>'
 
 
 def two_stages_picture(
@@ -75,7 +75,7 @@ def two_stages_picture(
     title = f"One step of iGRPO. {' '.join(words)}"
     svg = (
         f'<svg class="igrpo-steps" viewBox="0 0 760 340" role="img" aria-label="{title}" '
-        f'style="width: 100%; max-width: 900px">{_style()}{"".join(parts)}</svg>'
+        f'style="width: 100%; min-width: 640px; max-width: 900px">{_style()}{"".join(parts)}</svg>'
     )
     return Picture(svg, title)
 

@@ -168,10 +168,11 @@ def plot_moving_probabilities(
     figure.frames = [go.Frame(name=str(s), data=[go.Bar(y=probabilities[s])]) for s in shown]
     at_once = {"mode": "immediate", "frame": {"duration": 60}, "transition": {"duration": 0}}
     steps = [{"label": str(s), "method": "animate", "args": [[str(s)], at_once]} for s in shown]
-    slider = {"steps": steps, "currentvalue": {"prefix": "update "}, "pad": {"t": 36}, "x": 0.12, "len": 0.88}
+    slider = {"steps": steps, "active": 0, "currentvalue": {"prefix": "update "}, "pad": {"t": 36}}
     play = {"label": "play", "method": "animate", "args": [None, {**at_once, "fromcurrent": True}]}
-    buttons = {"type": "buttons", "buttons": [play], "x": 0, "y": 0, "pad": {"t": 52}, "yanchor": "top"}
-    figure.update_layout(sliders=[slider], updatemenus=[{**buttons, "xanchor": "left"}], margin_b=120)
+    place = {"x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "pad": {"b": 6}}
+    buttons = {"type": "buttons", "buttons": [play], **place}
+    figure.update_layout(sliders=[slider], updatemenus=[buttons], margin_b=120)
     figure.update_yaxes(range=[0, 1], title_text="probability")
     ends = {name: probabilities[:, k] for k, name in enumerate(names)}
     return describe(figure, f"Animated bar chart: {title}. {subtitle}. Probability {ends_in_words(ends)}.")
