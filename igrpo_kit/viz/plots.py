@@ -171,7 +171,8 @@ def plot_moving_probabilities(
     slider = {"steps": steps, "active": 0, "currentvalue": {"prefix": "update "}, "pad": {"t": 36}}
     play = {"label": "play", "method": "animate", "args": [None, {**at_once, "fromcurrent": True}]}
     place = {"x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "pad": {"b": 6}}
-    buttons = {"type": "buttons", "buttons": [play], **place}
+    ink = {"font": {"color": "#1A1A1A"}, "bgcolor": "#F4F4F4"}  # plotly's button is white on dark paper, too
+    buttons = {"type": "buttons", "buttons": [play], **place, **ink}
     figure.update_layout(sliders=[slider], updatemenus=[buttons], margin_b=120)
     figure.update_yaxes(range=[0, 1], title_text="probability")
     ends = {name: probabilities[:, k] for k, name in enumerate(names)}
