@@ -34,9 +34,9 @@ def run(method, seed, p, repair):
     return Record(method, seed, [], [], exact)
 
 
-def all_runs(p=0.001, repair=(0.5, 0.7), **changed):
-    """Every run of the experiment with the same p; on base 1, p is common. `changed` is p by method."""
-    names = load_experiment("natural-results-first-4x3").methods
+def all_runs(p=0.001, repair=(0.5, 0.7), preset="natural-results-first-4x3", **changed):
+    """Every run of a preset with the same p; on base 1, p is common. `changed` is p by method."""
+    names = load_experiment(preset).methods
     starts = {
         name: changed.get(name.split(" at ")[0].replace("-", "_").replace(" ", "_"), p) for name in names
     }
@@ -70,6 +70,56 @@ def test_what_was_measured_is_said():
         "highest p 0.001 in 4 runs",
         "0 of 4 in 200 steps; 0 of 2 in 600",
         "0 of 8 runs",
+    ]
+
+
+def low_runs(dead=(), **changed):
+    """Every run at the lower rates; `dead` begins the methods that can repair nothing at their end."""
+    runs = all_runs(preset="natural-results-first-4x3-low", **changed)
+    for r in runs:
+        if r.method.startswith(tuple(dead)):
+            r.exact[-1]["repair"] = 0.2  # of 0.5: less than half
+    return runs
+
+
+LONG_ARM = "refinements trained on q, 600 steps"
+
+
+def with_long(runs, p):
+    """The same runs; seed 0 of the long arm ends with this p."""
+    for r in runs:
+        if r.method == LONG_ARM and r.seed == 0:
+            r.exact[-1]["p"] = p
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("runs", "hits"),
+    [
+        (with_long(low_runs(), 0.1), [True, True, True, True]),
+        (low_runs(), [True, True, False, True]),  # nothing takes off in 600 steps
+        (low_runs(dead=["iGRPO 4+4 at 3e-05"]), [False, True, False, True]),
+        (low_runs(dead=["iGRPO 4+4 at 0.0001"]), [True, True, False, True]),
+        (low_runs(dead=["iGRPO 4+4 at 0.0001", "both stages at 0.0001"]), [False, True, False, True]),
+        (low_runs(dead=["iGRPO 4+4", "GRPO-8 at 3e-05"]), [False, True, False, False]),  # 2 of 8 alive
+        (low_runs(GRPO_8=0.1), [True, True, False, False]),
+        (low_runs(GRPO_8=0.1, dead=["GRPO-8"]), [True, True, False, True]),  # of those alive, none starts
+        (low_runs(both_stages=0.02), [True, False, False, True]),
+        (with_long(low_runs(refinements_trained_on_q=0.1), 0.1), [True, True, False, True]),
+    ],
+)
+def test_predictions_at_the_lower_rates(runs, hits):
+    outcomes = natural.low_rates_judged(runs)
+    assert [o.number for o in outcomes] == [7, 8, 9, 10]
+    assert [o.hit for o in outcomes] == hits
+
+
+def test_what_was_measured_at_the_lower_rates_is_said():
+    assert [o.measured for o in natural.low_rates_judged(low_runs(dead=["iGRPO 4+4 at 0.0001"]))] == [
+        "4 of 4 alive at 3e-05; 2 of 4 alive at 0.0001",
+        "highest p 0.001 in 8 runs",
+        "0 of 4 in 200 steps; 0 of 2 in 600",
+        "6 of 8 alive; 0 of those took off",
     ]
 
 

@@ -195,6 +195,7 @@ def test_the_presets():
         "revision-19-rates", "revision-15-shared", "revision-19-prefix",
         "revision-15-after", "revision-15-fresh", "revision-15-shifted",
         "revision-19-fresh", "revision-19-shifted", "natural-results-first-4x3",
+        "natural-results-first-4x3-low",
     ]  # fmt: skip
     assert all(load_experiment(name).name == name for name in preset_names())
 
