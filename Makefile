@@ -47,7 +47,7 @@ lab: $(VENV)/.all  ## open the lessons in JupyterLab
 lint: $(VENV)/.all  ## style, types, the layers of the package, and the workflow file
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m nbstripout --verify --keep-id notebooks/*.ipynb
+	$(PY) -m nbstripout --verify --keep-id notebooks/*.ipynb notebooks/solutions/*.ipynb
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-logo
 	$(PY) -m check_jsonschema --builtin-schema vendor.github-workflows .github/workflows/ci.yml
@@ -55,7 +55,7 @@ lint: $(VENV)/.all  ## style, types, the layers of the package, and the workflow
 format: $(VENV)/.all  ## fix style and strip notebooks
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
-	$(PY) -m nbstripout --keep-id notebooks/*.ipynb
+	$(PY) -m nbstripout --keep-id notebooks/solutions/*.ipynb
 
 figures: $(VENV)/.all  ## redraw figures/ from data/
 	$(PY) -m igrpo_kit figures

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from igrpo_kit.core.data import data_path, lessons_path
+from igrpo_kit.core.data import data_path
 from igrpo_kit.core.toy import best_of_n_probability, simulate_best_of_n
 
 _TOY_P = np.array([0.02, 0.05, 0.1, 0.2, 0.4])
@@ -167,10 +167,10 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _student(args: argparse.Namespace) -> None:
-    from igrpo_kit.classroom.student import write_student_copies
+    from igrpo_kit.classroom.student import sources_path, write_student_copies
 
     options = {"solutions": args.solutions, "force": args.force}
-    for path in write_student_copies(args.lessons or lessons_path(), args.out, **options):
+    for path in write_student_copies(args.lessons or sources_path(), args.out, **options):
         print(path)
 
 
@@ -315,9 +315,9 @@ def _add_notebooks(command: Command) -> None:
     option = command("lessons", _lessons, "copy the lessons to a folder, never over existing work")
     option("out", type=Path, nargs="?", default=Path("lessons"), help="(%(default)s)")
 
-    option = command("student", _student, "the lessons with exercises, their solutions taken out")
-    option("--lessons", type=Path, help="folder (the lessons of the kit)")
-    option("--out", type=Path, default=Path("notebooks/exercises"), help="folder (%(default)s)")
+    option = command("student", _student, "the lessons, the solutions of their exercises taken out")
+    option("--lessons", type=Path, help="folder (the kit's notebooks/solutions)")
+    option("--out", type=Path, default=Path("notebooks"), help="folder (%(default)s)")
     option("--solutions", action="store_true", help="each folded away below its cell")
     option("--force", action="store_true", help="replace files that somebody has changed")
 

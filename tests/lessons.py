@@ -3,7 +3,7 @@
 import sys
 import time
 
-from tests.test_notebooks import ENVIRONMENT, FAST, LESSONS, run_notebook
+from tests.test_notebooks import CHECKS, ENVIRONMENT, FAST, LESSONS, run_notebook
 
 
 def main(fast: bool) -> None:
@@ -12,7 +12,8 @@ def main(fast: bool) -> None:
     total = 0.0
     for path in LESSONS:
         start = time.monotonic()
-        run_notebook(path, FAST.get(path.stem, {}) if fast else {})
+        checks = (CHECKS / f"{path.stem}.py").read_text(encoding="utf-8")
+        run_notebook(path, FAST.get(path.stem, {}) if fast else {}, checks)
         minutes = (time.monotonic() - start) / 60
         total += minutes
         print(f"{minutes:6.2f} min   {path.stem}", flush=True)

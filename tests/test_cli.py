@@ -123,9 +123,7 @@ def test_lessons_are_copied_and_never_over_work_that_is_there(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == sorted(str(mine / name) for name in NAMES)
     for name in NAMES:
         assert (mine / name).read_bytes() == (ROOT / "notebooks" / name).read_bytes()
-    assert (
-        sorted(path.name for path in mine.iterdir()) == NAMES
-    )  # not the exercises: `igrpo student` makes them
+    assert sorted(path.name for path in mine.iterdir()) == NAMES  # not their solutions
 
     edited, emptied, gone = (mine / name for name in NAMES[1:4])
     edited.write_text("my own work")
@@ -173,14 +171,14 @@ def test_lessons_where_no_folder_can_be_made_is_one_line(tmp_path, capsys):
 
 def test_a_lesson_becomes_a_copy_and_comes_back_graded(tmp_path, capsys):
     """The three commands of the teaching guide; without a solution nothing is earned, and nothing fails."""
-    assert main(["student", "--lessons", str(ROOT / "notebooks"), "--out", str(tmp_path / "copies")]) == 0
+    assert main(["student", "--out", str(tmp_path / "copies")]) == 0
     copies = capsys.readouterr().out.splitlines()
-    assert len(copies) == 11 and copies[7].endswith("08_full_run_a100.ipynb")
+    assert len(copies) == 12 and copies[8].endswith("08_full_run_a100.ipynb")
     solved = str(tmp_path / "solved")
-    assert main(["student", "--lessons", str(ROOT / "notebooks"), "--out", solved, "--solutions"]) == 0
+    assert main(["student", "--out", solved, "--solutions"]) == 0
     capsys.readouterr()
     (tmp_path / "in" / "ada").mkdir(parents=True)
-    notebook = json.loads(Path(copies[7]).read_text(encoding="utf-8"))
+    notebook = json.loads(Path(copies[8]).read_text(encoding="utf-8"))
     answers = [c for c in notebook["cells"] if "exercise" in c["metadata"].get("tags", [])]
     source = "".join(answers[1]["source"])
     answers[1]["source"] = source.replace(

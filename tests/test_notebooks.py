@@ -1,4 +1,8 @@
-"""Every lesson in notebooks/ is found by glob, held to the house form, and run top to bottom, offline."""
+"""Every lesson in notebooks/solutions/ is held to the house form and run top to bottom, offline.
+
+`tests/lesson_checks/` holds what must be true of a lesson's own numbers; it runs in the lesson's kernel,
+after the last cell.
+"""
 
 import ast
 import os
@@ -19,8 +23,9 @@ from traitlets.config import Config
 from igrpo_kit.classroom.exercises import EXERCISES
 
 ROOT = Path(__file__).parents[1]
-LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-COPIES = sorted((ROOT / "notebooks" / "exercises").glob("*.ipynb"))
+LESSONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
+COPIES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+CHECKS = ROOT / "tests" / "lesson_checks"
 MAX_CODE_LINES = 25
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -56,9 +61,11 @@ def parameters_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookN
     return [cell for cell in code_cells(notebook) if "parameters" in cell.metadata.get("tags", [])]
 
 
-def run_notebook(path: Path, parameters: dict) -> nbformat.NotebookNode:
-    """Run a notebook in its own folder, as JupyterLab does."""
+def run_notebook(path: Path, parameters: dict, checks: str = "") -> nbformat.NotebookNode:
+    """Run a notebook in its own folder, as JupyterLab does, and then `checks` in its kernel."""
     notebook = load_notebook_node(str(path))  # papermill's own reader: it adds the tags its injection needs
+    if checks:
+        notebook.cells.append(nbformat.v4.new_code_cell(checks, metadata={"tags": []}))
     if parameters:
         known = {node.target.id for node in ast.parse(parameters_cells(notebook)[0].source).body}
         assert set(parameters) <= known, f"{path.stem} has no parameter {set(parameters) - known}"
@@ -89,16 +96,25 @@ def _has_error(cell: nbformat.NotebookNode) -> bool:
 
 @every_lesson
 def test_runs_top_to_bottom(path, tmp_path):
-    """In a folder that holds nothing else, as a lesson that somebody copied."""
-    executed = run_notebook(Path(shutil.copy(path, tmp_path)), FAST.get(path.stem, {}))
-    printed = "".join(output.get("text", "") for output in code_cells(executed)[-1].outputs)
-    assert "All checks passed" in printed
+    """In a folder that holds nothing else, as a lesson that somebody copied; every solution passes."""
+    checks = (CHECKS / f"{path.stem}.py").read_text(encoding="utf-8")
+    executed = run_notebook(Path(shutil.copy(path, tmp_path)), FAST.get(path.stem, {}), checks)
+    if count := sum(exercise.lesson == path.stem[:2] for exercise in EXERCISES.values()):
+        scores = code_cells(executed)[-2].outputs[-1].data["text/plain"]
+        assert scores == f"{count} of {count} passed"
+
+
+def test_every_lesson_has_checks_that_assert():
+    assert sorted(path.stem for path in CHECKS.glob("*.py")) == [path.stem for path in LESSONS]
+    for path in CHECKS.glob("*.py"):
+        tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        assert sum(isinstance(node, ast.Assert) for node in tree) >= 4, path.name
 
 
 @pytest.mark.parametrize("name", ["04_grpo_by_hand", "09_entropy_and_pass_at_n"])
 def test_run_all_goes_through_a_student_copy_with_nothing_written(name):
     """Lesson 09 reads records as well: a copy finds them from its own folder."""
-    executed = run_notebook(ROOT / "notebooks" / "exercises" / f"{name}.ipynb", FAST.get(name, {}))
+    executed = run_notebook(ROOT / "notebooks" / f"{name}.ipynb", FAST.get(name, {}))
     said = "".join(
         output.data.get("text/plain", "")
         for cell in code_cells(executed)
@@ -130,7 +146,7 @@ def test_the_network_is_out_of_reach(tmp_path):
 
 def test_an_unknown_parameter_is_an_error():
     with pytest.raises(AssertionError, match=r"has no parameter \{'trails'\}"):
-        run_notebook(ROOT / "notebooks" / "01_best_of_n.ipynb", {"trails": 5})
+        run_notebook(COPIES[1], {"trails": 5})
 
 
 def test_fast_parameters_belong_to_a_lesson():
@@ -199,13 +215,14 @@ def test_code_cells_are_short(path):
 
 
 @every_lesson
-def test_ends_with_checks_and_takeaways(path):
+def test_ends_with_the_scoreboard_and_takeaways(path):
     notebook = nbformat.read(path, as_version=4)
-    assert any(isinstance(node, ast.Assert) for node in ast.parse(code_cells(notebook)[-1].source).body)
+    if any(exercise.lesson == path.stem[:2] for exercise in EXERCISES.values()):
+        assert code_cells(notebook)[-1].source.endswith(f'scoreboard("{path.stem[:2]}")')
     assert notebook.cells[-1].source.startswith("## Takeaways")
 
 
-@every_lesson
+@pytest.mark.parametrize("path", [*LESSONS, *COPIES], ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_local_links_lead_somewhere(path):
     text = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
     targets = [t for t in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in t]

@@ -1,6 +1,7 @@
 """The kit as a user has it: a wheel in an environment of its own, used from a folder that is no checkout."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -121,7 +122,7 @@ def test_the_wheel_holds_the_package_its_data_and_the_lessons_and_nothing_else(w
         "igrpo_kit/_data/benchmarks/growth.json",
         "igrpo_kit/_notebooks/teaching_guide.md",
         "igrpo_kit/_notebooks/00_start_here.ipynb",
-        "igrpo_kit/_notebooks/exercises/01_best_of_n.ipynb",
+        "igrpo_kit/_notebooks/solutions/01_best_of_n.ipynb",
     }
     assert not [name for name in held if "/models/" in name or "__pycache__" in name]
 
@@ -166,8 +167,8 @@ def test_a_report_and_the_figures_are_drawn_from_the_records(installed):
 
 def test_student_copies_are_written_where_the_user_is(installed):
     copies = installed.run("igrpo", "student").splitlines()
-    assert len(copies) == 11
-    assert all(Path(copy).parts[:2] == ("notebooks", "exercises") for copy in copies)
+    assert len(copies) == 12
+    assert all(Path(copy).parts[:1] == ("notebooks",) for copy in copies)
     assert all((installed.empty / copy).is_file() for copy in copies)
 
 
@@ -200,10 +201,7 @@ def test_a_lesson_that_reads_data_runs_from_its_copy(installed, lesson, flags):
     nbformat.write(ours, mine)
     installed.run("igrpo", "run", str(mine), *flags)
     executed = nbformat.read(installed.empty / "runs" / f"{lesson}.ipynb", as_version=4)
-    printed = [
-        "".join(output.get("text", "") for output in cell.outputs)
-        for cell in executed.cells
-        if cell.cell_type == "code"
-    ]
-    assert any("All checks passed" in text for text in printed)
+    code = [cell for cell in executed.cells if cell.cell_type == "code"]
+    printed = ["".join(output.get("text", "") for output in cell.outputs) for cell in code]
+    assert re.fullmatch(r"0 of \d+ passed, next: \w+", code[-1].outputs[-1].data["text/plain"])
     assert f"{installed.site_packages / 'igrpo_kit' / '__init__.py'}\n" in printed

@@ -5,8 +5,9 @@
 
 import difflib
 import html
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,24 @@ import numpy as np
 from igrpo_kit.classroom.answers import Mistake, within
 from igrpo_kit.classroom.exercise import FunctionCheck, Result, judge
 from igrpo_kit.classroom.exercises import EXERCISES
+from igrpo_kit.classroom.student import solution
 
 SECONDS = 10.0
 """the time an answer may take"""
 
+TRIES = 3
+"""wrong answers after which a check shows the solution, folded away"""
+
 _latest: dict[str, Result] = {}
 """exercise -> what its last check in this process said"""
+_wrong: Counter[str] = Counter()
+"""exercise -> its wrong answers in this process"""
 
 
 def check(name: str, answer: Any) -> Result:
     """Judge an answer: passed, not yet right (with the likely mistake), or not written yet.
+
+    From the third wrong answer on, the result also carries the solution; `solution(name)` gives it on demand.
 
     Raises LookupError, with the nearest names, for a name that no exercise has; nothing that the answer does
     is raised.
@@ -43,6 +52,10 @@ def check(name: str, answer: Any) -> Result:
         result = within(SECONDS, verdict)
     except Mistake as mistake:
         result = Result.failed(name, mistake)
+    if result.status == "not yet right":
+        _wrong[name] += 1
+        if _wrong[name] >= TRIES:
+            result = replace(result, solution=solution(name))
     _latest[name] = result
     return result
 

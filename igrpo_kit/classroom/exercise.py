@@ -119,6 +119,8 @@ class Result:
     name: str
     status: Status
     hint: str
+    solution: str = ""
+    """source to be shown folded away, once there have been several wrong answers"""
 
     @classmethod
     def failed(cls, name: str, mistake: Mistake) -> "Result":
@@ -136,7 +138,9 @@ class Result:
     def _repr_html_(self) -> str:
         _, color = _SHOWN[self.status]
         style = f"border-left: 4px solid {color}; padding: 0.3em 0.8em"
-        return f'<div role="status" style="{style}">{html.escape(repr(self))}</div>'
+        folded = f"<details><summary>Solution</summary><pre>{html.escape(self.solution)}</pre></details>"
+        shown = html.escape(repr(self)) + (folded if self.solution else "")
+        return f'<div role="status" style="{style}">{shown}</div>'
 
 
 def judge(exercise: Exercise, answer: Any, rng: np.random.Generator) -> Result:

@@ -1,14 +1,14 @@
-"""Student copies of the lessons: `igrpo student` generates them by taking the solutions out.
+"""The lessons without their solutions: `igrpo student` generates `notebooks/` from `notebooks/solutions/`.
 
-In a lesson, the lines between `### BEGIN SOLUTION` and `### END SOLUTION` (nbgrader's markers) are the answer
+In a source, the lines between `### BEGIN SOLUTION` and `### END SOLUTION` (nbgrader's markers) are the answer
 to an exercise. In a function they become `raise NotImplementedError("not written yet")`; at the top level
-each name they assign becomes None. `check` reports both as not written yet, so Run All completes. A lesson
-ends with checks of its own numbers, a copy with the learner's scoreboard.
+each name they assign becomes None. `check` reports both as not written yet, so Run All completes.
 """
 
 import ast
 import html
 import os
+import posixpath
 import re
 import textwrap
 from pathlib import Path
@@ -19,8 +19,7 @@ from igrpo_kit.core.data import lessons_path
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 STUB = 'raise NotImplementedError("not written yet")'
-LAST = 'print("All checks passed.")'
-"""the last line of code of every lesson"""
+_LINK = re.compile(r"\]\((?![a-z]+:|#)([^)\s]+)\)")  # not to a web page, nor within the notebook
 _REGION = re.compile(rf"^([ \t]*){BEGIN}[ \t]*\n(.*?)^[ \t]*{END}[ \t]*(?:\n|\Z)", re.MULTILINE | re.DOTALL)
 
 
@@ -53,7 +52,7 @@ def _stub(indent: str, solution: str) -> str:
 
 
 def student_notebook(
-    lesson: nbformat.NotebookNode, name: str, *, back: str = "..", solutions: bool = False
+    lesson: nbformat.NotebookNode, name: str, *, back: str = ".", solutions: bool = False
 ) -> nbformat.NotebookNode:
     """A lesson's student copy; with `solutions`, each is folded away below its cell.
 
@@ -65,27 +64,46 @@ def student_notebook(
     for cell in map(nbformat.from_dict, lesson.cells):
         cells.append(cell)
         if cell.cell_type == "markdown":
-            # Links between lessons also hold between copies; lesson 00 and the guide have no copy.
-            cell.source = re.sub(r"\]\((?=\.\./|00_\w+\.ipynb|\w+\.md)", f"]({back}/", cell.source)
+            cell.source = _LINK.sub(lambda found: f"]({_moved(found[1], back)})", cell.source)
         if cell.cell_type == "code":
             answers = solutions_in(cell.source)
             try:
                 cell.source = without_solutions(cell.source)
             except (SyntaxError, ValueError) as error:
                 raise ValueError(f"{name}, cell {cell.id!r}: {error}") from error
-            cell.source = cell.source.replace(
-                LAST, f'from igrpo_kit.classroom import scoreboard\n\nscoreboard("{name[:2]}")'
-            )
             if solutions and answers:
                 cells.append(_folded(cell.id, answers))
     metadata = {**lesson.metadata, "igrpo_kit": {"lesson": name}}
     return nbformat.from_dict({**lesson, "cells": cells, "metadata": metadata})
 
 
+def _moved(link: str, back: str) -> str:
+    """A link as it reads one folder elsewhere; lessons lie beside each other there as well."""
+    return link if re.fullmatch(r"\d\d_\w+\.ipynb(#.*)?", link) else posixpath.normpath(f"{back}/{link}")
+
+
 def _folded(cell_id: str, answers: list[str]) -> nbformat.NotebookNode:
     code = html.escape("\n...\n".join(answers))
     source = f"<details><summary>Solution</summary>\n\n<pre><code>{code}</code></pre>\n\n</details>"
     return nbformat.v4.new_markdown_cell(source, id=f"{cell_id}-solution"[:64])
+
+
+def solution(name: str) -> str:
+    """The kit's answer to an exercise, as source; `check` shows it after three wrong answers.
+
+    Raises LookupError for a name that no exercise has.
+    """
+    for path in sorted(sources_path().glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            answers = solutions_in(cell.source) if cell.cell_type == "code" else []
+            if answers and re.search(rf"\bmy_{re.escape(name)}\b", cell.source):
+                return "\n...\n".join(answers)
+    raise LookupError(f"no exercise {name!r} has a solution in {sources_path()}")
+
+
+def sources_path() -> Path:
+    """Folder of the lessons with their solutions."""
+    return lessons_path() / "solutions"
 
 
 def copy_lessons(out: str | Path) -> tuple[list[Path], list[Path]]:
@@ -106,7 +124,7 @@ def copy_lessons(out: str | Path) -> tuple[list[Path], list[Path]]:
 def write_student_copies(
     lessons: str | Path, out: str | Path, *, solutions: bool = False, force: bool = False
 ) -> list[Path]:
-    """A student copy in `out` of every lesson in `lessons` that has an exercise; the files of all copies.
+    """A student copy in `out` of every lesson in `lessons`; the files of all copies.
 
     Raises:
         ValueError: a lesson's markers are out of order, or the copies would replace the lessons.
@@ -117,13 +135,13 @@ def write_student_copies(
     if out.resolve() == lessons.resolve():
         raise ValueError(f"{out}: the copies would replace the lessons")
     back = Path(os.path.relpath(lessons, out)).as_posix()
-    copies: dict[Path, nbformat.NotebookNode] = {}
-    for path in sorted(lessons.glob("*.ipynb")):
-        lesson = nbformat.read(path, as_version=4)
-        if any(re.search(f"{BEGIN}|{END}", cell.source) for cell in lesson.cells if cell.cell_type == "code"):
-            copies[out / path.name] = student_notebook(lesson, path.stem, back=back, solutions=solutions)
-    if not copies:
-        raise ValueError(f"{lessons}: no lesson with an exercise")
+    sources = {path: nbformat.read(path, as_version=4) for path in sorted(lessons.glob("*.ipynb"))}
+    if not any(solutions_in(cell.source) for lesson in sources.values() for cell in lesson.cells):
+        raise ValueError(f"{lessons}: no lesson with a solution to take out")
+    copies = {
+        out / path.name: student_notebook(lesson, path.stem, back=back, solutions=solutions)
+        for path, lesson in sources.items()
+    }
     texts = {path: nbformat.writes(copy) + "\n" for path, copy in copies.items()}
     theirs = [path for path, text in texts.items() if path.exists() and path.read_text("utf-8") != text]
     if theirs and not force:

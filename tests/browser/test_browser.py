@@ -114,7 +114,7 @@ def open_and_run(lab, page, name, cells=None):
     address, token, shown = lab
     path = shown / f"{name}.ipynb"
     if cells is None:
-        shutil.copy(ROOT / "notebooks" / path.name, path)
+        shutil.copy(ROOT / "notebooks" / "solutions" / path.name, path)
     else:
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
         notebook.metadata["kernelspec"] = {
@@ -170,7 +170,7 @@ def photograph(page, name, tmp_path):
 def test_lesson_01_and_its_sliders(lab, page, tmp_path):
     """Run All, then the explorer by keyboard and by mouse: what is plotted changes, and so do the words."""
     open_and_run(lab, page, "01_best_of_n")
-    expect(page.locator(".jp-OutputArea-output", has_text="All checks passed.")).to_be_attached(timeout=WAIT)
+    expect(page.locator(".jp-OutputArea-output", has_text="5 of 5 passed")).to_be_attached(timeout=WAIT)
     before = wait_for_data(page, "your split", "y => y.length == 2")
     assert before == pytest.approx([0.7599, 0.2482])  # p = 0.3: 1 - 0.7^4, and 0.3^4 + 0.7^4
     assert plotted(page, "formula at the mean p", "x") == list(range(1, 33))

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import time
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from igrpo_kit.classroom.exercise import FunctionCheck, Result, ValueCheck, judg
 from igrpo_kit.classroom.exercises import EXERCISES
 from igrpo_kit.classroom.exercises.lesson03 import score
 from igrpo_kit.classroom.student import (
+    solution,
     solutions_in,
     student_notebook,
     without_solutions,
@@ -30,7 +32,7 @@ from igrpo_kit.classroom.student import (
 )
 
 ROOT = Path(__file__).parents[2]
-NOTEBOOKS = ROOT / "notebooks"
+COPIES, SOURCES = ROOT / "notebooks", ROOT / "notebooks" / "solutions"
 STARS = {1: "★", 2: "★★", 3: "★★★"}
 
 functions = [e for e in EXERCISES.values() if isinstance(e.verify, FunctionCheck)]
@@ -44,7 +46,7 @@ def verdict(exercise, function, seed=0):
 def cells_of_exercises():
     """name -> (lesson, statement, code) over all lessons."""
     found = {}
-    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+    for path in sorted(SOURCES.glob("*.ipynb")):
         cells = nbformat.read(path, as_version=4).cells
         for before, cell in pairwise(cells):
             if "exercise" in cell.metadata.get("tags", []):
@@ -131,7 +133,7 @@ def test_the_lesson_holds_the_exercise_and_its_solution_passes(exercise):
 
 def test_every_exercise_of_a_lesson_is_known():
     assert set(CELLS) == set(EXERCISES)
-    lessons = {path.stem[:2] for path in NOTEBOOKS.glob("*.ipynb")} - {"00"}
+    lessons = {path.stem[:2] for path in SOURCES.glob("*.ipynb")} - {"00"}
     assert {e.lesson for e in EXERCISES.values()} == lessons
     kinds = [e.kind for e in EXERCISES.values()]
     assert kinds.count("bug") >= 6 and kinds.count("prediction") >= 5 and len(kinds) >= 30
@@ -247,25 +249,34 @@ def test_markers_out_of_order_name_the_cell(source, tmp_path):
 
 
 def test_a_copy_one_folder_down_keeps_its_links():
-    text = "[a](../README.md) [b](02_rewards.ipynb) [c](00_start_here.ipynb) ![d](../figures/x.png) [e](https://x.org)"
-    copy = student_notebook(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), "99_x")
+    text = (
+        "[a](../README.md) [b](02_rewards.ipynb#two) [c](guide.md#1) ![d](../figures/x.png) "
+        "[e](https://x.org) [f](#here)"
+    )
+    lesson = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+    copy = student_notebook(lesson, "99_x", back="..")
     assert copy.cells[0].source == (
-        "[a](../../README.md) [b](02_rewards.ipynb) [c](../00_start_here.ipynb) ![d](../../figures/x.png) [e](https://x.org)"
+        "[a](../../README.md) [b](02_rewards.ipynb#two) [c](../guide.md#1) ![d](../../figures/x.png) "
+        "[e](https://x.org) [f](#here)"
+    )
+    assert student_notebook(lesson, "99_x", back="solutions").cells[0].source == (
+        "[a](README.md) [b](02_rewards.ipynb#two) [c](solutions/guide.md#1) ![d](figures/x.png) "
+        "[e](https://x.org) [f](#here)"
     )
 
 
 def test_the_committed_copies_are_current(tmp_path):
-    for lesson in NOTEBOOKS.glob(
-        "*.ipynb"
-    ):  # beside the copies, as in the repository: their paths depend on it
-        shutil.copy(lesson, tmp_path)
-    written = write_student_copies(tmp_path, tmp_path / "exercises")
-    committed = sorted((NOTEBOOKS / "exercises").glob("*.ipynb"))
-    assert [p.name for p in committed] == [p.name for p in written], "igrpo student"
+    shutil.copytree(SOURCES, tmp_path / "solutions")  # below the copies, as here: their links depend on it
+    written = write_student_copies(tmp_path / "solutions", tmp_path)
+    committed = sorted(COPIES.glob("*.ipynb"))
+    assert [p.name for p in committed] == [p.name for p in written], "igrpo student --force"
     for path, fresh in zip(committed, written, strict=True):
-        assert json.loads(path.read_text()) == json.loads(fresh.read_text()), f"{path.name}: igrpo student"
+        assert json.loads(path.read_text()) == json.loads(fresh.read_text()), (
+            f"{path.name}: igrpo student --force"
+        )
         text = path.read_text()
-        assert "# BEGIN SOLUTION" not in text and "# END SOLUTION" not in text and "not written yet" in text
+        assert "# BEGIN SOLUTION" not in text and "# END SOLUTION" not in text
+        assert path.name.startswith("00") or "not written yet" in text
 
 
 def test_a_copy_leaves_code_alone_and_no_lesson_finds_its_data_by_where_it_lies():
@@ -273,18 +284,18 @@ def test_a_copy_leaves_code_alone_and_no_lesson_finds_its_data_by_where_it_lies(
     for back in ("..", "../notebooks"):
         copy = student_notebook(nbformat.v4.new_notebook(cells=[cell]), "99_x", back=back)
         assert copy.cells[0].source == cell.source
-    for path in NOTEBOOKS.rglob("*.ipynb"):
+    for path in COPIES.rglob("*.ipynb"):
         code = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
         assert not [line for source in code for line in source.splitlines() if "../" in line], path.name
 
 
 def test_copies_never_replace_the_lessons():
     with pytest.raises(ValueError, match="would replace the lessons"):
-        write_student_copies(NOTEBOOKS, NOTEBOOKS / "exercises" / "..")
+        write_student_copies(SOURCES, COPIES / "solutions")
 
 
 def test_a_solution_build_folds_each_solution(tmp_path):
-    (path, *_) = write_student_copies(NOTEBOOKS, tmp_path, solutions=True)
+    (_, path, *_) = write_student_copies(SOURCES, tmp_path, solutions=True)
     cells = nbformat.read(path, as_version=4).cells
     answer = next(i for i, c in enumerate(cells) if c.id == "answer-best-of-n")
     assert "raise NotImplementedError" in cells[answer].source
@@ -293,14 +304,14 @@ def test_a_solution_build_folds_each_solution(tmp_path):
 
 
 def test_somebodys_work_is_never_replaced_unasked(tmp_path):
-    first, second, *_ = write_student_copies(NOTEBOOKS, tmp_path)
-    assert write_student_copies(NOTEBOOKS, tmp_path)[0] == first  # untouched copies are no obstacle
+    _, first, second, *_ = write_student_copies(SOURCES, tmp_path)
+    assert write_student_copies(SOURCES, tmp_path)[1] == first  # untouched copies are no obstacle
     first.write_text("my work", "utf-8")
     second.unlink()
     with pytest.raises(FileExistsError, match=r"01_best_of_n.ipynb: exists with other content .*--force"):
-        write_student_copies(NOTEBOOKS, tmp_path)
+        write_student_copies(SOURCES, tmp_path)
     assert first.read_text("utf-8") == "my work" and not second.exists()
-    write_student_copies(NOTEBOOKS, tmp_path, force=True)
+    write_student_copies(SOURCES, tmp_path, force=True)
     assert "my work" not in first.read_text("utf-8") and second.exists()
 
 
@@ -320,6 +331,29 @@ def test_the_scoreboard_counts_what_passed_and_names_the_next(monkeypatch):
         scoreboard("00")
 
 
+def test_the_third_wrong_answer_brings_the_solution(monkeypatch):
+    monkeypatch.setattr(checks, "_wrong", Counter())
+    wrong = [check("best_of_n", lambda p, n: p) for _ in range(3)]
+    assert [bool(result.solution) for result in wrong] == [False, False, True]
+    assert wrong[2].solution == "return 1 - (1 - p) ** n"
+    assert "<details><summary>Solution</summary><pre>return 1 - (1 - p) ** n</pre>" in wrong[2]._repr_html_()
+    assert "<details>" not in wrong[1]._repr_html_() and "Solution" not in repr(wrong[2])
+    assert not check("best_of_n", None).solution and not check("best_of_n", lambda p, n: None).solution
+    assert not check("best_of_n", lambda p, n: 1 - (1 - p) ** n).solution
+    assert not check("jensen", "higher").solution, "each exercise has tries of its own"
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_every_exercise_has_a_solution_on_demand(name):
+    assert solution(name).strip()
+
+
+def test_no_such_exercise_has_no_solution():
+    assert solution("jensen") == 'my_jensen = "lower"'
+    with pytest.raises(LookupError, match="no exercise 'best' has a solution"):
+        solution("best")
+
+
 def test_no_lesson_with_an_exercise_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="no lesson with an exercise"):
+    with pytest.raises(ValueError, match="no lesson with a solution"):
         write_student_copies(tmp_path, tmp_path / "out")

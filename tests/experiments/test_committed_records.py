@@ -100,7 +100,9 @@ def test_the_p_keep_of_lesson_05_is_the_recorded_one():
         for row in read_run(path)[1]:
             kept += row.get("transitions/kept") or 0
             regressed += row.get("transitions/regressed") or 0
-    cells = json.loads((ROOT / "notebooks" / "05_two_stages.ipynb").read_text(encoding="utf-8"))["cells"]
+    cells = json.loads(
+        (ROOT / "notebooks" / "solutions" / "05_two_stages.ipynb").read_text(encoding="utf-8")
+    )["cells"]
     (parameters,) = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])]
     p_keep = float(re.search(r"^p_keep: float = ([\d.]+)", parameters, re.MULTILINE)[1])
     assert kept + regressed > 10_000

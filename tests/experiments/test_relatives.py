@@ -291,7 +291,7 @@ FAMILY = [
 
 
 def family_rows():
-    cells = nbformat.read(lessons_path() / "04_grpo_by_hand.ipynb", as_version=4).cells
+    cells = nbformat.read(lessons_path() / "solutions" / "04_grpo_by_hand.ipynb", as_version=4).cells
     [table] = [cell.source for cell in cells if cell.id == "the-family"]
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\|.*", table, re.M)
