@@ -37,7 +37,7 @@ from igrpo_kit.experiments.experiment import Experiment, record_folders
 from igrpo_kit.experiments.presets import committed
 from igrpo_kit.experiments.regimes import natural, revision
 from igrpo_kit.experiments.regimes.predictions import judged, outcome_table
-from igrpo_kit.experiments.regimes.tables import MAIN, main_table, rarity_table, read_out_table
+from igrpo_kit.experiments.regimes.tables import MAIN, controls_table, main_table, rarity_table, read_out_table
 from igrpo_kit.viz.runs import plot_comparison, plot_takeoff
 
 REPORTED = (
@@ -290,6 +290,18 @@ def _revision_rates() -> str:
     return "\n\n".join(f"{committed(n)[0].title}:\n\n{read_out_table(committed(n)[1])}" for n in names)
 
 
+def _revision_controls() -> str:
+    """The controls and the relatives, by length, beside the core methods on the same seeds."""
+    shown = []
+    for length in (19, 15):
+        names = [f"revision-{length}-{kind}" for kind in ("controls", "prefix")]
+        records = [record for name in names if _is_committed(name) for record in committed(name)[1]]
+        if records:
+            core = committed(f"revision-{length}")[1]
+            shown.append(f"{length} digits:\n\n{controls_table(core, records)}")
+    return "\n\n".join(shown)
+
+
 def _revision_predictions() -> str:
     names = [name for name in revision.experiments() if _is_committed(name)]
     return outcome_table(judged({name: committed(name)[1] for name in names}))
@@ -315,6 +327,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "rarities": _rarities,
     "revision": _revision,
     "revision-rates": _revision_rates,
+    "revision-controls": _revision_controls,
     "revision-predictions": _revision_predictions,
     "natural": _natural,
     "summary": _summary,
