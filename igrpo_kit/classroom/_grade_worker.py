@@ -158,7 +158,7 @@ def serve(
     _keep_caches_in(folder)
     connection.send_bytes(json.dumps(["pid", str(os.getpid())]).encode())
     os.set_blocking(writes.fileno(), False)
-    _outside_writes.watch([folder, user_cache_dir()], lambda attempt: _tell(writes, attempt))
+    _outside_writes.watch([folder, user_cache_dir(), "/proc/self"], lambda attempt: _tell(writes, attempt))
     names, failed = _run_cells(path, seconds)
     connection.send_bytes(json.dumps(["ready", failed]).encode())
     with contextlib.suppress(EOFError):

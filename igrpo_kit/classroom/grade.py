@@ -2,7 +2,8 @@
 
 **This runs the learners' code.** Each notebook has a process of its own, with limits of time and memory and
 without this process's standard streams, but it can still read and write your files, start processes and use
-the network: grade strangers' notebooks in a container, or as a user without rights or data of value.
+the network. Python's writes outside its folder are told, not prevented. Grade strangers' notebooks in a
+container, or as a user without rights or data of value.
 `notebooks/teaching_guide.md` tabulates what each limit does.
 
 The checks run here, in the teacher's process, and send arguments to the learner's functions; a notebook that
