@@ -202,6 +202,7 @@ def _grade(args: argparse.Namespace) -> None:
     from igrpo_kit.classroom.grade import grade_folder, points_table, write_grades
 
     print("This runs the learners' code, as you: notebooks/teaching_guide.md says how to isolate it.")
+    args.out.parent.mkdir(parents=True, exist_ok=True)  # before the long part, which it must not waste
     grades = grade_folder(args.submissions, due=args.due)
     write_grades(args.out, grades)
     beside = args.out.with_suffix("")

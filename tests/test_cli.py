@@ -186,7 +186,7 @@ def test_a_lesson_becomes_a_copy_and_comes_back_graded(tmp_path, capsys):
     )
     notebook["cells"] = answers  # the rest of the lesson, a rehearsed run, takes a minute
     (tmp_path / "in" / "ada" / "08.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
-    grades = tmp_path / "grades.csv"
+    grades = tmp_path / "new" / "grades.csv"
     assert main(["grade", str(tmp_path / "in"), "--out", str(grades)]) == 0
     out = capsys.readouterr().out
     assert "runs the learners' code" in out and "   1 of   2   ada\n" in out

@@ -15,13 +15,18 @@ from typing import Any
 
 from igrpo_kit.classroom.grade import ExerciseGrade, plain_cell
 
-_MARKS = {"passed": ("✓", "#00704F"), "not yet right": ("✗", "#B04A00"), "syntax error": ("⚠", "#B04A00")}
-_OTHER = ("…", "#595959")
+_MARKS = {
+    "passed": ("✓", "#00704F"),
+    "not yet right": ("✗", "#B04A00"),
+    "syntax error": ("⚠", "#B04A00"),
+    "not graded": ("?", "#B04A00"),
+    "not written yet": ("…", "#595959"),
+}
 _STYLE = """
 body { font: 16px/1.5 sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #1A1A1A }
 table { border-collapse: collapse; margin: 1em 0 } th, td { border: 1px solid #CCC; padding: .3em .6em }
 th { text-align: left; background: #F4F4F4 } td.mark { text-align: center; font-weight: bold }
-.scroll { overflow-x: auto }
+.scroll { overflow-x: auto } .scroll th:first-child { position: sticky; left: 0 }
 """
 
 
@@ -59,10 +64,20 @@ def write_feedback(folder: str | Path, grades: Sequence[ExerciseGrade]) -> list[
     folder.mkdir(parents=True, exist_ok=True)
     for name, (student, own) in zip(_file_names(by_student(grades)), by_student(grades).items(), strict=True):
         total = f"{sum(g.points for g in own)} of {sum(g.of for g in own)} points"
-        rows = [["notebook", "exercise", "points", "", "hint"]]
-        rows += [[g.notebook, g.exercise, f"{g.points} of {g.of}", g.status, g.hint] for g in own]
+        late = max(g.hours_late for g in own)
+        parts = [f"<p>{total}{f', handed in {late:.1f} hours late' if late else ''}</p>"]
+        for notebook in dict.fromkeys(g.notebook for g in own):
+            here = [g for g in own if g.notebook == notebook]
+            rows = [
+                [g.exercise, f"{g.points} of {g.of}", g.status, g.hint] for g in here if g.status != "note"
+            ]
+            parts += [
+                f"<h2>{html.escape(notebook)}</h2>",
+                *(f"<p>Note: {html.escape(g.hint)}</p>" for g in here if g.status == "note"),
+                _table([["exercise", "points", "status", "hint"], *rows]),
+            ]
         path = folder / f"{name}.html"
-        path.write_text(_page(student, f"<p>{total}</p>{_table(rows)}"), "utf-8")
+        path.write_text(_page(student, "".join(parts)), "utf-8")
         written.append(path)
     return written
 
@@ -83,16 +98,22 @@ def write_class_report(path: str | Path, grades: Sequence[ExerciseGrade]) -> Non
     matrix = f"<tr><th>exercise</th><th>passed</th>{head}</tr>{''.join(lines)}"
     hints = [["exercise", "students", "hint"]]
     for exercise in exercises:
-        said = Counter(g.hint for g in grades if g.exercise == exercise and g.hint)
+        said = Counter(
+            g.hint for g in grades if g.exercise == exercise and g.hint and g.status != "not graded"
+        )
         hints += [[exercise, str(count), hint] for hint, count in said.most_common(3)]
-    stuck = [[g.student, g.notebook, g.hint] for g in grades if g.status == "not graded"]
+    legend = ", ".join(f"{mark} {status}" for status, (mark, _) in _MARKS.items())
     parts = [
+        f"<p>{legend}; empty: not handed in</p>",
         f'<div class="scroll"><table>{matrix}</table></div>',
         "<h2>Most frequent hints</h2>",
         _table(hints),
     ]
-    if stuck:
-        parts += ["<h2>Not graded</h2>", _table([["student", "notebook", "why"], *stuck])]
+    for title, kind in (("Not graded", "not graded"), ("Notes", "note")):
+        # Once for a notebook, not for each of its exercises.
+        rows = list(dict.fromkeys((g.student, g.notebook, g.hint) for g in grades if g.status == kind))
+        if rows:
+            parts += [f"<h2>{title}</h2>", _table([("student", "notebook", "what happened"), *rows])]
     Path(path).write_text(_page("Class report", "".join(parts)), "utf-8")
 
 
@@ -109,6 +130,7 @@ def write_gradescope(folder: str | Path, grades: Sequence[ExerciseGrade]) -> lis
                 "output": g.hint or g.status,
             }
             for g in own
+            if g.status != "note"
         ]
         path = Path(folder) / name / "results.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +150,7 @@ def _file_names(students: Iterable[str]) -> list[str]:
 
 
 def _mark(status: str | None) -> str:
-    mark, color = ("", "") if status is None else _MARKS.get(status, _OTHER)
+    mark, color = ("", "") if status is None else _MARKS[status]
     title = html.escape(status or "not handed in")
     return f'<td class="mark" style="color: {color}" title="{title}">{mark}</td>'
 
@@ -143,6 +165,7 @@ def _table(rows: Sequence[Sequence[Any]]) -> str:
 def _page(title: str, body: str) -> str:
     name = html.escape(title)
     return (
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
+        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width"><title>{name}</title>'
         f"<style>{_STYLE}</style></head><body><h1>{name}</h1>{body}</body></html>\n"
     )

@@ -6,7 +6,7 @@ import os
 from datetime import datetime
 from html.parser import HTMLParser
 
-from igrpo_kit.classroom.grade import ExerciseGrade, grade_folder
+from igrpo_kit.classroom.grade import ExerciseGrade, grade_folder, points_table
 from igrpo_kit.classroom.gradebook import write_class_report, write_feedback, write_gradescope, write_totals
 from tests.classroom.test_grade import QUICK, RIGHT, submit
 
@@ -55,7 +55,8 @@ def test_each_student_gets_a_page_of_their_own(tmp_path):
     paths = write_feedback(tmp_path / "f", GRADES)
     assert [path.name for path in paths] == ["Ada_Ĺ.html", "cmd.html", "a_b.html", "a_b-2.html"]
     page = Text(paths[0].read_text("utf-8"))
-    assert page.active == [] and "3 of 5 points" in page.words and "the first EOS is <lost>" in page.words
+    assert page.active == [] and "the first EOS is <lost>" in page.words
+    assert "3 of 5 points, handed in 2.5 hours late" in page.words
     assert "bug_mask" not in Text(paths[2].read_text("utf-8")).words
 
 
@@ -70,6 +71,27 @@ def test_the_report_counts_who_passed_and_which_hints_came_most_often(tmp_path):
     hint = words.index("the first EOS is <lost>")
     assert words[hint - 2 : hint] == ["bug_mask", "2"]
     assert "not a readable notebook" in words
+
+
+def test_a_note_is_told_without_counting_as_an_exercise(tmp_path):
+    note = ExerciseGrade("Ada Ĺ", "04.ipynb", "", 0, 0, "note", "it tried to create /<x>")
+    missed = ("bug_mask", "bug_ratio")
+    stuck = [ExerciseGrade("b", "05.ipynb", e, 0, 1, "not graded", "ended") for e in missed]
+    grades = [*GRADES, note, *stuck]
+    write_class_report(tmp_path / "r.html", grades)
+    words = Text((tmp_path / "r.html").read_text("utf-8")).words
+    assert words[words.index("Notes") :][:7] == [
+        "Notes", "student", "notebook", "what happened", "Ada Ĺ", "04.ipynb", "it tried to create /<x>",
+    ]  # fmt: skip
+    assert words.count("ended") == 1 and words[words.index("bug_mask") + 1] == "1 of 5"
+    page = Text(write_feedback(tmp_path / "f", grades)[0].read_text("utf-8")).words
+    assert page[page.index("Note: it tried to create /<x>") - 1] == "04.ipynb" and "note" not in page
+    found = json.loads(write_gradescope(tmp_path / "g", grades)[0].read_text("utf-8"))
+    assert len(found["tests"]) == 3
+    assert points_table([*GRADES[:3], note]).splitlines() == [
+        "   3 of   5   Ada Ĺ",
+        "               04.ipynb: it tried to create /<x>",
+    ]
 
 
 def test_gradescope_gets_a_result_for_each_student(tmp_path):
