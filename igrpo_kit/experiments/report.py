@@ -37,7 +37,13 @@ from igrpo_kit.experiments.experiment import Experiment, record_folders
 from igrpo_kit.experiments.presets import committed
 from igrpo_kit.experiments.regimes import natural, revision
 from igrpo_kit.experiments.regimes.predictions import judged, outcome_table
-from igrpo_kit.experiments.regimes.tables import MAIN, controls_table, main_table, rarity_table, read_out_table
+from igrpo_kit.experiments.regimes.tables import (
+    MAIN,
+    controls_table,
+    main_table,
+    rarity_table,
+    read_out_table,
+)
 from igrpo_kit.viz.runs import plot_comparison, plot_takeoff
 
 REPORTED = (
