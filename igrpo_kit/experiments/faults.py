@@ -52,9 +52,10 @@ FEW_PROBLEMS = 2
 
 KEPT = (
     "step", "reward", "correct", "stage1/correct", "dead_groups", "entropy", "length", "truncated",
-    "copy_rate", "tokens", "live_tokens", "grad_norm", "ratio_max", "clip_fraction", "sampler_gap",
+    "copy_rate", "tokens", "live_tokens", "tokens_trained", "grad_norm", "ratio_max", "clip_fraction",
+    "sampler_gap",
 )  # fmt: skip
-"""metrics of the loop that a record holds, beside `trained_tokens`: those whose mask is True in the update"""
+"""the metrics of the loop that a record holds"""
 
 
 class ColderSampler(HFSampler):
@@ -199,11 +200,7 @@ def record_case(case: str, folder: str | Path, *, steps: int = STEPS) -> None:
             sampler, fault.reward, problems, config,
             variant=fault.variant, folder=full, samples_every=1, progress=False,
         )  # fmt: skip
-        rows, before = list[Row](), 0
-        for row in run:
-            kept = {name: _rounded(row[name]) for name in KEPT}
-            rows.append(kept | {"trained_tokens": row["tokens_trained"] - before})
-            before = row["tokens_trained"]
+        rows = [{name: _rounded(row[name]) for name in KEPT} for row in run]
         samples = [row for row in read_rows(Path(full) / RunLog.SAMPLES) if row["step"] in SHOWN_STEPS]
     Path(folder).mkdir(parents=True, exist_ok=True)
     write_rows(Path(folder) / RunLog.METRICS, rows)
