@@ -166,7 +166,7 @@ def test_a_report_and_the_figures_are_drawn_from_the_records(installed):
 
 def test_student_copies_are_written_where_the_user_is(installed):
     copies = installed.run("igrpo", "student").splitlines()
-    assert len(copies) == 11
+    assert len(copies) == 12
     assert all(Path(copy).parts[:2] == ("notebooks", "exercises") for copy in copies)
     assert all((installed.empty / copy).is_file() for copy in copies)
 

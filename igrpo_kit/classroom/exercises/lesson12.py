@@ -13,7 +13,7 @@ WHAT_A_SOUND_RUN_SHOWS = {
     "below 1e-6 in every step.",
     "eos": "Without the EOS tokens, fewer tokens are trained than were sampled; here the two are equal.",
     "padding": "With the padding, more tokens are trained than were sampled; here the two are equal.",
-    "draft": "With the draft, twice as many tokens and more are trained as were sampled; here they are equal.",
+    "draft": "With the draft, over twice as many tokens are trained as were sampled; here the two are equal.",
     "batch": "With the mean of the batch, dead groups would have an advantage. Here about as many trained "
     "tokens have advantage 0 as there are dead groups.",
     "saturated": "Over a quarter of the groups are live to the end, and the gradient norm has not halved.",
@@ -83,15 +83,12 @@ _H = _case(
 )
 
 EXERCISES = [
-    Exercise(f"flight_{case}", "12", "prediction", difficulty=difficulty, minutes=minutes, verify=verify)
-    for case, difficulty, minutes, verify in (
-        ("a", 3, 6, _A),
-        ("b", 3, 6, _B),
-        ("c", 1, 4, _C),
-        ("d", 2, 5, _D),
-        ("e", 2, 5, _E),
-        ("f", 1, 4, _F),
-        ("g", 2, 5, _G),
-        ("h", 3, 6, _H),
-    )
+    Exercise("flight_a", "12", "prediction", difficulty=3, minutes=6, verify=_A),
+    Exercise("flight_b", "12", "prediction", difficulty=3, minutes=6, verify=_B),
+    Exercise("flight_c", "12", "prediction", difficulty=1, minutes=4, verify=_C),
+    Exercise("flight_d", "12", "prediction", difficulty=2, minutes=5, verify=_D),
+    Exercise("flight_e", "12", "prediction", difficulty=2, minutes=5, verify=_E),
+    Exercise("flight_f", "12", "prediction", difficulty=1, minutes=4, verify=_F),
+    Exercise("flight_g", "12", "prediction", difficulty=2, minutes=5, verify=_G),
+    Exercise("flight_h", "12", "prediction", difficulty=3, minutes=6, verify=_H),
 ]
