@@ -173,7 +173,7 @@ def test_a_lesson_becomes_a_copy_and_comes_back_graded(tmp_path, capsys):
     """The three commands of the teaching guide; without a solution nothing is earned, and nothing fails."""
     assert main(["student", "--out", str(tmp_path / "copies")]) == 0
     copies = capsys.readouterr().out.splitlines()
-    assert len(copies) == 12 and copies[8].endswith("08_full_run_a100.ipynb")
+    assert len(copies) == 13 and copies[8].endswith("08_full_run_a100.ipynb")
     solved = str(tmp_path / "solved")
     assert main(["student", "--out", solved, "--solutions"]) == 0
     capsys.readouterr()

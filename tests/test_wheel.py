@@ -167,7 +167,7 @@ def test_a_report_and_the_figures_are_drawn_from_the_records(installed):
 
 def test_student_copies_are_written_where_the_user_is(installed):
     copies = installed.run("igrpo", "student").splitlines()
-    assert len(copies) == 12
+    assert len(copies) == 13
     assert all(Path(copy).parts[:1] == ("notebooks",) for copy in copies)
     assert all((installed.empty / copy).is_file() for copy in copies)
 

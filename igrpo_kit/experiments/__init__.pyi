@@ -14,6 +14,7 @@ from .experiment import Experiment as Experiment
 from .experiment import read_experiment as read_experiment
 from .experiment import record_folders as record_folders
 from .experiment import run_name as run_name
+from .faults import read_flight as read_flight
 from .meter import Judged as Judged
 from .meter import Measurement as Measurement
 from .meter import committed_measurements as committed_measurements

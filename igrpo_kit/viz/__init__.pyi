@@ -33,6 +33,7 @@ from .runs import pass_intervals as pass_intervals
 from .runs import plot_comparison as plot_comparison
 from .runs import plot_dead_group_kinds as plot_dead_group_kinds
 from .runs import plot_entropy as plot_entropy
+from .runs import plot_flight as plot_flight
 from .runs import plot_lengths as plot_lengths
 from .runs import plot_reach as plot_reach
 from .runs import plot_rewards as plot_rewards

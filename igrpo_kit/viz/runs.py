@@ -4,6 +4,7 @@ Training metrics are running means over `SMOOTH` steps, and the axis says so.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -107,6 +108,49 @@ def plot_entropy(records: Sequence[Record], base: Row, *, title: str) -> go.Figu
     ]
     figure = plot_panels(records, panels, title=title, says=1)
     return figure.update_yaxes(rangemode="tozero")
+
+
+def plot_flight(record: Record, *, title: str) -> go.Figure:
+    """Eight panels by which one run is read: what it earns, writes and trains, and two checks of its code.
+
+    The checks: the log-prob gap of sampler and trainer is 0 up to rounding if both score one distribution
+    with the same weights, and as many tokens are trained as were sampled if the update uses their mask.
+    Raises LookupError for a record that counts no trained tokens.
+    """
+    counted = _with_token_shares(record)
+    panels = [
+        Panel("reward", STEPS, partial(metric_curve, name="reward")),
+        Panel("length, tokens", STEPS, partial(metric_curve, name="length")),
+        Panel("entropy, nats", STEPS, partial(metric_curve, name="entropy")),
+        Panel("gradient norm", STEPS, partial(metric_curve, name="grad_norm")),
+        Panel("dead groups", STEPS, partial(metric_curve, name="dead_groups")),
+        Panel("copies of the draft", STEPS, partial(metric_curve, name="copy_rate")),
+        Panel("log-prob gap, nats", "steps", partial(training_curve, name="sampler_gap")),
+        Panel("trained / sampled tokens", "steps", partial(training_curve, name="trained_share")),
+    ]
+    subtitle = "trained group; each step in the bottom row"
+    figure = plot_panels([counted], panels, title=title, subtitle=subtitle)
+    beside = {"correct": ("share correct", 1), "without_gradient": ("trained tokens with advantage 0", 3)}
+    for i, (name, (label, row)) in enumerate(beside.items(), start=1):
+        x, y = metric_curve(counted, name)
+        figure.add_scatter(x=x, y=y, mode="lines", name=label, line=line_style(i), row=row, col=1)
+    figure.update_yaxes(rangemode="tozero")
+    for row, col in ((3, 1), (3, 2)):
+        figure.update_yaxes(range=[0, 1], row=row, col=col)
+    decades = {"type": "log", "range": [-7.5, 1.5], "dtick": 2, "exponentformat": "power"}
+    return figure.update_yaxes(decades, row=4, col=1)
+
+
+def _with_token_shares(record: Record) -> Record:
+    """The record with what its counts of tokens say per step."""
+    if "tokens_trained" not in record.metrics[0]:
+        raise LookupError(f"{record.method}: no count of trained tokens")
+    trained = np.diff([0, *(row["tokens_trained"] for row in record.metrics)]).tolist()
+    rows = [
+        row | {"trained_share": n / row["tokens"], "without_gradient": 1 - row["live_tokens"] / n}
+        for row, n in zip(record.metrics, trained, strict=True)
+    ]
+    return replace(record, metrics=rows)
 
 
 def plot_takeoff(records: Sequence[Record], *, title: str) -> go.Figure:

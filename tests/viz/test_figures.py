@@ -303,6 +303,24 @@ def test_a_method_that_was_not_run_is_named():
         runs.seeds_of(RUNS, "iGRPO", "GRPO-16")
 
 
+def test_a_flight_shows_each_step_of_what_must_be_exact():
+    row = {"reward": 0.6, "correct": 0.5, "length": 5.0, "entropy": 0.3, "grad_norm": 1.0, "dead_groups": 0.5}
+    row |= {"copy_rate": 0.2, "tokens": 10.0}
+    first = row | {"step": 1, "tokens_trained": 10, "live_tokens": 10.0, "sampler_gap": 1e-6}
+    second = row | {"step": 2, "tokens_trained": 25, "live_tokens": 6.0, "sampler_gap": None}
+    figure = runs.plot_flight(Record("mine", 0, [first, second], []), title="A run")
+    lines = {
+        figure.layout[t.yaxis.replace("y", "yaxis")].title.text: t for t in figure.data if t.name == "mine"
+    }
+    assert list(lines["trained / sampled tokens"].y) == [1.0, 1.5]
+    assert list(lines["log-prob gap, nats"].y) == [1e-6]  # a step without a gradient has no gap
+    # 0, and the mean of 0 and 1 - 6/15
+    assert list(trace(figure, "trained tokens with advantage 0").y) == pytest.approx([0.0, 0.3])
+    assert list(trace(figure, "share correct").y) == [0.5, 0.5]
+    with pytest.raises(LookupError, match="mine: no count of trained tokens"):
+        runs.plot_flight(Record("mine", 0, [row | {"step": 1}], []), title="A run")
+
+
 def test_pass_at_n_draws_estimates_bands_and_single_draws():
     after = {1: Interval(0.5, 0.4, 0.6, 0.95), 2: Interval(0.7, 0.6, 0.75, 0.95)}
     before = {1: Interval(0.25, 0.25, 0.25, 0.95), 2: Interval(0.5, 0.5, 0.5, 0.95)}

@@ -15,6 +15,7 @@ from igrpo_kit.classroom.exercises import (
     lesson09,
     lesson10,
     lesson11,
+    lesson12,
 )
 
 _LESSONS = (
@@ -31,6 +32,7 @@ _LESSONS = (
     lesson09,
     lesson10,
     lesson11,
+    lesson12,
 )
 
 EXERCISES: dict[str, Exercise] = {e.name: e for lesson in _LESSONS for e in lesson.EXERCISES}
