@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import numpy as np
 from tqdm.auto import tqdm
 
 from igrpo_kit.classroom._grade_worker import serve
@@ -162,7 +161,7 @@ def _judge_in(submission: _Submission, exercise: Exercise) -> Result:
             answer = submission.ask(name, None)
     except Mistake as mistake:
         return Result.failed(exercise.name, mistake)
-    return judge(exercise, answer, np.random.default_rng())
+    return judge(exercise, answer)
 
 
 def _grade(submission: _Submission, exercise: Exercise, student: str, notebook: str) -> ExerciseGrade:
