@@ -115,6 +115,8 @@ COMMON: Changes = [
     ("True and False are exchanged", _not),
     ("1 minus your result would be right", lambda x: 1 - x),
     ("rows and columns are exchanged", _transposed),
+    ("too large by 1", lambda x: x + 1),
+    ("too small by 1", lambda x: x - 1),
     ("too large by a factor of 2", lambda x: 2 * x),
     ("too small by a factor of 2", lambda x: x / 2),
 ]
