@@ -74,7 +74,54 @@ WRONG: dict[str, Callable[[Any], Any]] = {
     "empty": lambda x: x[:0] if isinstance(x, str | list) else x,
     "rounded": lambda x: round(x, 2) if isinstance(x, float) else x,
 }
+
+
+def is_real(x: Any) -> bool:
+    return is_array(x) and not is_bool(x) and getattr(x, "dtype", None) not in INTEGERS
+
+
+def on_array(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Any], Any]:
+    """A change of arrays of reals that works on tensors, too; other values stay as they are."""
+    return lambda x: change(np.array(x)) if is_real(x) else x
+
+
+def first_negated(x: np.ndarray) -> np.ndarray:
+    x.flat[0] *= -1
+    return x
+
+
+def last_off(x: np.ndarray) -> np.ndarray:
+    x.flat[-1] += 0.004
+    return x
+
+
+LATE: dict[str, Callable[[Any], Any]] = {
+    "detached": lambda x: x.detach() if isinstance(x, torch.Tensor) else x,
+    "in half precision": lambda x: float(np.float16(x)) if type(x) is float else on_array(np.float16)(x),
+    "clipped to [0, 1]": lambda x: (
+        min(max(x, 0.0), 1.0) if type(x) is float else on_array(lambda a: a.clip(0, 1))(x)
+    ),
+    "the first sign reversed": on_array(first_negated),
+    "transposed": lambda x: x.T if is_array(x) and x.ndim == 2 else x,
+    "sorted": on_array(np.sort),
+    "shifted within rows": on_array(lambda x: np.roll(x, 1, -1)),
+    "summed up along the rows": on_array(lambda x: x.cumsum(-1)),
+    "divided by its largest entry": on_array(lambda x: x / np.abs(x).max()),
+    "the last entry a little off": on_array(last_off),
+}
+"""written last, when checks and hints were finished"""
+
 NAMES = {
+    "detached": "gradient|every entry is 0",
+    "in half precision": "round|nearly",
+    "clipped to [0, 1]": "clip|between 0 and 1|every entry is|always",
+    "the first sign reversed": "sign",
+    "transposed": "rows and columns|axis",
+    "sorted": "order|reversed",
+    "shifted within rows": "shifted|order|reversed",
+    "summed up along the rows": "running|sum",
+    "divided by its largest entry": "factor|largest",
+    "the last entry a little off": "nearly",
     "negated": "sign|True and False",
     "complemented": "1 minus|True and False",
     "one more": "too large by 1",
@@ -123,7 +170,8 @@ def blanked(x: Any) -> Any:
 def wrong_variants(check: FunctionCheck) -> dict[str, Callable[..., Any]]:
     reference = check.reference
     found = {
-        name: lambda *a, change=change: in_leaves(change, reference(*a)) for name, change in WRONG.items()
+        name: lambda *a, change=change: in_leaves(change, reference(*a))
+        for name, change in (WRONG | LATE).items()
     }
     some = check.typed[0][0] if check.typed else check.random(np.random.default_rng(0))[0]
     for i, j in combinations(range(len(some)), 2):
