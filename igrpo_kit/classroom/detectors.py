@@ -107,7 +107,7 @@ def _not(x: np.ndarray) -> np.ndarray:
 
 
 def _transposed(x: np.ndarray) -> np.ndarray:
-    return np.swapaxes(x, -1, -2)
+    return np.swapaxes(x, -1, -2) if x.ndim > 1 else x
 
 
 COMMON: Changes = [
@@ -132,6 +132,11 @@ CHANGES: Changes = [
     ("negative results have lost their sign", np.abs),
     ("negative results have become 0", lambda x: np.maximum(x, 0)),
     ("rows and columns are exchanged", _transposed),
+    ("results above 1 have become 1", lambda x: np.minimum(x, 1)),
+    ("results are clipped: none is below 0 or above 1", lambda x: np.clip(x, 0, 1)),
+    ("the entries are running sums along the last axis", lambda x: np.cumsum(x, -1)),
+    ("divided by the largest entry", lambda x: x / np.abs(x).max()),
+    ("divided by the sum of the entries", lambda x: x / x.sum()),
     ("the order is reversed", lambda x: x[..., ::-1] if isinstance(x, np.ndarray) else x[::-1]),
     ("the order of the rows is reversed", lambda x: x[::-1]),
     ("the rows, or entries, are shifted by one", lambda x: np.roll(x, 1, 0)),
@@ -311,8 +316,7 @@ def _nowhere_else(pairs: Pairs, tolerance: float) -> str:
         return "right except where 0 is expected"
     if not mismatch(np.abs(given), np.abs(right), tolerance):
         return "the size is right, but not every sign"
-    difference = np.abs(given - right)
-    if (difference <= 0.01 * np.abs(right) + 100 * tolerance).all():
+    if (np.abs(given - right) <= 0.01 * np.abs(right).max()).all():
         return "nearly right: is something rounded, or is there an epsilon?"
     return ""
 

@@ -114,7 +114,7 @@ LATE: dict[str, Callable[[Any], Any]] = {
 NAMES = {
     "detached": "gradient|every entry is 0",
     "in half precision": "round|nearly",
-    "clipped to [0, 1]": "clip|between 0 and 1|every entry is|always",
+    "clipped to [0, 1]": "clip|become 1|become 0|every entry is|always",
     "the first sign reversed": "sign",
     "transposed": "rows and columns|axis",
     "sorted": "order|reversed",
