@@ -7,13 +7,13 @@ import copy
 import ctypes
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from itertools import count
 from typing import Any
 
 import numpy as np
 import torch
 
 _SHOWN = 120  # characters of a value that a hint shows
+_EXCERPT = 12  # characters of a text from where it differs
 
 
 class Mistake(Exception):  # noqa: N818  the learner's, not the program's
@@ -103,7 +103,7 @@ def kind(value: Any) -> str:
 
 def shown(value: Any) -> str:
     """A value in one short line."""
-    plain = value.tolist() if isinstance(value, torch.Tensor | np.ndarray) else value
+    plain = value.tolist() if isinstance(value, torch.Tensor | np.ndarray | np.generic) else value
     text = " ".join(repr(_rounded(plain)).split())
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
@@ -115,14 +115,14 @@ def listed(arguments: Sequence[Any]) -> str:
 
 def _rounded(value: Any) -> Any:
     if isinstance(value, float | np.floating):
-        return float(f"{value:.4g}")
+        return float(f"{value:.4g}") + 0.0  # no -0.0
     if isinstance(value, list | tuple):
         return type(value)(_rounded(v) for v in value)
     return value
 
 
 def mismatch(got: Any, expected: Any, tolerance: float = 1e-6) -> str:
-    """How `got` differs from `expected`, in words; "" where it does not.
+    """How `got` differs from `expected`, in words: the first entry that differs; "" where none does.
 
     Numbers agree within `tolerance`, relative to the larger of 1 and the expected one; NaN only with NaN. How
     numbers are kept does not matter: a tensor, an array, and a (nested) list of the same shape are the same,
@@ -134,20 +134,32 @@ def mismatch(got: Any, expected: Any, tolerance: float = 1e-6) -> str:
         got = got.tolist()
     if isinstance(expected, list | tuple) and isinstance(got, list | tuple):
         if len(got) != len(expected):
-            return f"has {len(got)} entries, expected {len(expected)}"
-        return _first_mismatch(zip(count(), got, expected, strict=False), tolerance)
+            return f"it has {len(got)} entries, expected {len(expected)}"
+        entries = enumerate(zip(got, expected, strict=True))
+        return _first_mismatch(((f"entry {i}", *pair) for i, pair in entries), tolerance)
     if isinstance(expected, dict) and isinstance(got, dict):
         if got.keys() != expected.keys():
-            return f"has the keys {sorted(map(str, got))}, expected {sorted(map(str, expected))}"
-        return _first_mismatch(((k, got[k], expected[k]) for k in expected), tolerance)
+            return f"it has the keys {sorted(map(str, got))}, expected {sorted(map(str, expected))}"
+        return _first_mismatch(((f"`{k}`", got[k], expected[k]) for k in expected), tolerance)
     if type(got) is not type(expected):
-        return f"is {kind(got)}, expected {kind(expected)}"
-    return "" if got == expected else f"is {shown(got)}, expected {shown(expected)}"
+        return f"it is {kind(got)}, expected {kind(expected)}"
+    if got == expected:
+        return ""
+    if isinstance(expected, str):
+        return _text_difference(got, expected)
+    return f"yours {shown(got)}, expected {shown(expected)}"
 
 
-def _first_mismatch(entries: Iterable[tuple[Any, Any, Any]], tolerance: float) -> str:
-    found = ((key, mismatch(mine, right, tolerance)) for key, mine, right in entries)
-    return next((f"at [{key!r}]: {words}" for key, words in found if words), "")
+def _text_difference(got: str, expected: str) -> str:
+    pairs = enumerate(zip(got, expected, strict=False))
+    start = next((i for i, (a, b) in pairs if a != b), min(len(got), len(expected)))
+    mine, right = (repr(text[start : start + _EXCERPT]) for text in (got, expected))
+    return (f"from character {start} on: " if start else "") + f"yours {mine}, expected {right}"
+
+
+def _first_mismatch(entries: Iterable[tuple[str, Any, Any]], tolerance: float) -> str:
+    found = ((place, mismatch(mine, right, tolerance)) for place, mine, right in entries)
+    return next((f"{place}: {words}" for place, words in found if words), "")
 
 
 def _array(value: Sequence[Any]) -> Any:
@@ -169,14 +181,18 @@ def _numeric_difference(got: Any, expected: Any, tolerance: float) -> str:
     if isinstance(got, list | tuple) and not scalar:
         got = _array(got)
     if not (isinstance(got, torch.Tensor | np.ndarray) or (scalar and _is_number(got))):
-        return f"is {kind(got)}, expected {kind(expected)}"
+        return f"it is {kind(got)}, expected {kind(expected)}"
     mine, right = (np.asarray(v.detach() if isinstance(v, torch.Tensor) else v) for v in (got, expected))
     if mine.shape != right.shape:
-        return f"has the shape {list(mine.shape)}, expected {list(right.shape)}"
+        return f"it has the shape {list(mine.shape)}, expected {list(right.shape)}"
     if (mine.dtype == bool) != (right.dtype == bool) and not scalar:
-        return f"holds {mine.dtype}, expected {right.dtype}"
-    mine, right = mine.astype(float), right.astype(float)
+        return f"it holds {mine.dtype}, expected {right.dtype}"
+    x, y = mine.astype(float), right.astype(float)
     with np.errstate(invalid="ignore"):
-        agree = np.abs(mine - right) <= tolerance * np.maximum(1.0, np.abs(right))
-    agree |= (mine == right) | (np.isnan(mine) & np.isnan(right))
-    return "" if agree.all() else f"is {shown(got)}, expected {shown(expected)}"
+        agree = (np.abs(x - y) <= tolerance * np.maximum(1.0, np.abs(y))) & np.isfinite(y)
+    agree |= (x == y) | (np.isnan(x) & np.isnan(y))
+    if agree.all():
+        return ""
+    where = tuple(np.argwhere(~agree)[0].tolist())
+    place = {0: "", 1: "entry {}: ", 2: "row {}, column {}: "}.get(len(where), f"{list(where)}: ")
+    return place.format(*where) + f"yours {shown(mine[where])}, expected {shown(right[where])}"

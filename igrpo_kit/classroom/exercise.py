@@ -1,11 +1,14 @@
 """What an exercise is, and how an answer to it is judged.
 
-An answer is called on hand-typed and on random arguments. A wrong one is compared with the wrong versions
-that an exercise lists: if it agrees with one of them on every case, the learner reads that one's hint.
+An answer is called on hand-typed and on random arguments, the same ones every time. A wrong one is compared
+with the wrong versions that an exercise lists: if it agrees with one of them on every case, the learner reads
+that one's hint. Else `detectors` look for a slip that can happen anywhere; the last resort is the first
+difference.
 """
 
 import html
 import inspect
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
@@ -13,6 +16,17 @@ from typing import Any, Literal
 import numpy as np
 
 from igrpo_kit.classroom.answers import Mistake, NotWritten, call, kind, listed, mismatch, shown
+from igrpo_kit.classroom.detectors import (
+    CHANGES,
+    COMMON,
+    always_the_same,
+    argument_names,
+    changed,
+    misuses,
+    moved,
+    pattern,
+    same_kind,
+)
 
 Arguments = tuple[Any, ...]
 Status = Literal["passed", "not yet right", "not written yet"]
@@ -42,25 +56,84 @@ class FunctionCheck:
     def __call__(self, answer: Callable[..., Any], rng: np.random.Generator) -> None:
         """Raise Mistake unless the answer, a `probed` function, is right on every case."""
         reference = self.probe(self.reference)
-        cases = [(arguments, expected) for arguments, expected in self.typed]
-        cases += [(arguments, reference(*arguments)) for arguments in self.random(rng)]
-        given = [answer(*arguments) for arguments, _ in cases]
-        wrong = [i for i, (_, right) in enumerate(cases) if mismatch(given[i], right, self.tolerance)]
-        if not wrong:
-            return
+        cases = [arguments for arguments, _ in self.typed] + list(self.random(rng))
+        right = [expected for _, expected in self.typed]
+        right += [reference(*arguments) for arguments in cases[len(right) :]]
+        given = [answer(*arguments) for arguments in cases]
+        if any(self._differ(*pair) for pair in zip(given, right, strict=True)):
+            raise Mistake(self._hint(answer, cases, given, right))
+
+    def _differ(self, got: Any, expected: Any) -> str:
+        return mismatch(got, expected, self.tolerance)
+
+    def _hint(
+        self,
+        answer: Callable[..., Any],
+        cases: Sequence[Arguments],
+        given: Sequence[Any],
+        right: Sequence[Any],
+    ) -> str:
+        """The listed mistake, two at once, another slip, or the first difference."""
+        differences = ((i, self._differ(*pair)) for i, pair in enumerate(zip(given, right, strict=True)))
+        first_difference = next(f"for {listed(cases[i])}: {words}" for i, words in differences if words)
+        if not same_kind(given, right):
+            return first_difference
+        outcomes: list[tuple[str, list[Any]]] = []
         for version in self.mistakes:
-            outcomes = [_outcome(self.probe(version), arguments) for arguments, _ in cases]
-            if not mismatch(given, outcomes, self.tolerance):
-                raise Mistake(inspect.cleandoc(version.__doc__ or ""))
-        arguments, right = cases[wrong[0]]
-        raise Mistake(f"for {listed(arguments)} it {mismatch(given[wrong[0]], right, self.tolerance)}")
+            hint = inspect.cleandoc(version.__doc__ or "")
+            outcomes.append((hint, [_outcome(self.probe(version), arguments) for arguments in cases]))
+            if not self._differ(given, outcomes[-1][1]):
+                return hint
+        words = always_the_same(given, right, self.tolerance)
+        if words := words or changed(given, right, CHANGES, self.tolerance):
+            return _sentence(words)
+        for hint, outcome in outcomes:
+            if words := changed(given, outcome, COMMON, self.tolerance):
+                return f"{hint} Besides, {words}."
+        names = argument_names(len(cases[0]), self.probe(self.reference), self.reference)
+        if words := self._ignored(answer, cases, given, names):
+            return _sentence(words)
+        for words, version in misuses(self.reference, names, cases[0]):
+            if self._agree(given, self.probe(version), cases):
+                return _sentence(words)
+        if words := pattern(given, right, cases, self.tolerance):
+            return _sentence(words)
+        return first_difference
+
+    def _agree(self, given: Sequence[Any], version: Callable[..., Any], cases: Sequence[Arguments]) -> bool:
+        pairs = zip(given, cases, strict=True)
+        return not any(self._differ(value, _outcome(version, arguments)) for value, arguments in pairs)
+
+    def _ignored(
+        self,
+        answer: Callable[..., Any],
+        cases: Sequence[Arguments],
+        given: Sequence[Any],
+        names: Sequence[str],
+    ) -> str:
+        """The argument on which the reference depends and the answer does not."""
+        reference = self.probe(self.reference)
+        for i, name in enumerate(names):
+            others = [(*a[:i], moved(a[i]), *a[i + 1 :]) for a in cases]
+            matters = [k for k, other in enumerate(others) if self._matters(reference, cases[k], other)]
+            if matters and not any(self._differ(_outcome(answer, others[k]), given[k]) for k in matters):
+                return f"your result does not depend on `{name}`"
+        return ""
+
+    def _matters(self, reference: Callable[..., Any], arguments: Arguments, other: Arguments) -> bool:
+        outcome = _outcome(reference, other)
+        return outcome is not None and bool(self._differ(outcome, reference(*arguments)))
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper() if words[0] != '`' else '`'}{words[1:]}."
 
 
 def _outcome(version: Callable[..., Any], arguments: Arguments) -> Any:
     try:
         return version(*arguments)
-    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
-        return None  # a wrong version may not work on every case; no answer agrees with that
+    except Exception:  # a wrong version may fail in any way; no answer agrees with that
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +173,11 @@ class Exercise:
     difficulty: Literal[1, 2, 3]
     minutes: int
     verify: FunctionCheck | ValueCheck
+
+    @property
+    def seed(self) -> int:
+        """Of its random cases: a verdict can be repeated."""
+        return zlib.crc32(self.name.encode())
 
     @property
     def points(self) -> int:
@@ -143,12 +221,12 @@ class Result:
         return f'<div role="status" style="{style}">{shown}</div>'
 
 
-def judge(exercise: Exercise, answer: Any, rng: np.random.Generator) -> Result:
+def judge(exercise: Exercise, answer: Any) -> Result:
     """The verdict on an answer; a function given as answer raises Mistake itself if its call fails."""
     try:
         if answer is None or answer is ...:
             raise NotWritten("")
-        exercise.verify(answer, rng)
+        exercise.verify(answer, np.random.default_rng(exercise.seed))
     except Mistake as mistake:
         return Result.failed(exercise.name, mistake)
     return Result(exercise.name, "passed", "")

@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import numpy as np
 from tqdm.auto import tqdm
 
 from igrpo_kit.classroom._grade_worker import serve
@@ -209,7 +208,7 @@ def _judge_in(submission: _Submission, exercise: Exercise) -> Result:
             answer: Any = lambda *arguments: submission.ask(name, arguments)  # noqa: E731
         else:
             answer = submission.ask(name, None)
-        return judge(exercise, answer, np.random.default_rng())
+        return judge(exercise, answer)
     except GradingError:
         raise
     except Mistake as mistake:

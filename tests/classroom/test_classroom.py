@@ -39,8 +39,8 @@ functions = [e for e in EXERCISES.values() if isinstance(e.verify, FunctionCheck
 values = [e for e in EXERCISES.values() if isinstance(e.verify, ValueCheck)]
 
 
-def verdict(exercise, function, seed=0):
-    return judge(exercise, exercise.verify.probed(function), np.random.default_rng(seed))
+def verdict(exercise, function):
+    return judge(exercise, exercise.verify.probed(function))
 
 
 def cells_of_exercises():
@@ -60,28 +60,27 @@ CELLS = cells_of_exercises()
 
 @pytest.mark.parametrize("exercise", functions, ids=lambda e: e.name)
 def test_the_reference_passes_with_any_random_cases(exercise):
-    results = [verdict(exercise, exercise.verify.reference, seed) for seed in range(5)]
-    assert all(results), results
+    assert verdict(exercise, exercise.verify.reference)
+    for seed in range(5):
+        exercise.verify(exercise.verify.probed(exercise.verify.reference), np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("exercise", functions, ids=lambda e: e.name)
 def test_each_mistake_is_named(exercise):
     assert len(exercise.verify.mistakes) >= 3
     for wrong in exercise.verify.mistakes:
-        hints = {verdict(exercise, wrong, seed).hint for seed in range(5)}
-        assert hints == {inspect.cleandoc(wrong.__doc__)}, wrong.__name__
+        assert verdict(exercise, wrong).hint == inspect.cleandoc(wrong.__doc__), wrong.__name__
 
 
 @pytest.mark.parametrize("exercise", values, ids=lambda e: e.name)
 def test_each_wrong_value_has_its_hint(exercise):
-    rng = np.random.default_rng(0)
-    assert judge(exercise, exercise.verify.right, rng)
+    assert judge(exercise, exercise.verify.right)
     wrong = {**exercise.verify.mistakes, "something else": None, 1234.5: None}
-    hints = [judge(exercise, value, rng) for value in wrong]
+    hints = [judge(exercise, value) for value in wrong]
     assert len(wrong) >= 3 and not any(hints)
     assert len({r.hint for r in hints}) == len(wrong)
     for value, hint in exercise.verify.mistakes.items():
-        assert judge(exercise, value, rng).hint == hint
+        assert judge(exercise, value).hint == hint
 
 
 @pytest.mark.parametrize("exercise", EXERCISES.values(), ids=lambda e: e.name)
@@ -150,12 +149,12 @@ def test_an_unknown_exercise_suggests_a_name():
         (lambda r: 1 / 0, r"ZeroDivisionError for \(\[\[1.0, 0.0, 0.0, 0.0\]"),
         (lambda: 1, "TypeError"),
         (lambda r: sys.exit(3), "SystemExit"),
-        (lambda r: {"a": 1}, "is a dict, expected a tensor"),
+        (lambda r: {"a": 1}, "it is a dict, expected a tensor"),
         (lambda r: [[1.0], [2.0, 3.0]], "is a list, expected a tensor"),  # ragged
         (lambda r: r[0], r"has the shape \[4\], expected \[2, 4\]"),
         (lambda r: r > 0, "holds bool, expected float"),
         (lambda r: r.sub_(1), r"changes its own arguments: \(\[\[1.0, .* became \(\[\[0.0"),
-        (lambda r: r * torch.nan, r"is \[\[nan"),
+        (lambda r: r * torch.nan, "Every entry is nan"),
         (lambda r: object(), "of type object"),
         (3, "a function is wanted, this is a number"),
     ],
@@ -198,14 +197,21 @@ def test_a_hint_cannot_act_on_the_page():
         (torch.tensor(2.5), 2.5, ""),
         (float("nan"), float("nan"), ""),
         (float("inf"), float("inf"), ""),
-        (1, 2, "is 1, expected 2"),
-        ("a", "b", "is 'a', expected 'b'"),
-        ([1, 2], [1, 3], "at [1]: is 2, expected 3"),
-        ([1], [1, 3], "has 1 entries, expected 2"),
-        ({"a": 1}, {"a": 2}, "at ['a']: is 1, expected 2"),
-        ({"a": 1}, {"b": 1}, "has the keys ['a'], expected ['b']"),
-        ("1", 1, "is a string, expected a number"),
-        (True, "yes", "is True or False, expected a string"),
+        (1, 2, "yours 1, expected 2"),
+        (5.0, float("inf"), "yours 5.0, expected inf"),
+        (-0.0, 1.0, "yours 0.0, expected 1.0"),
+        (torch.tensor([True, True]), torch.tensor([True, False]), "entry 1: yours True, expected False"),
+        (np.zeros((2, 3)), np.eye(3)[1:], "row 0, column 1: yours 0.0, expected 1.0"),
+        (np.zeros((1, 2, 2)), np.array([[[0, 0], [0, 7]]]), "[0, 1, 1]: yours 0.0, expected 7"),
+        ("a", "b", "yours 'a', expected 'b'"),
+        ("so it is 18", "so it is 19, of all", "from character 10 on: yours '8', expected '9, of all'"),
+        ("so", "so it is 19, says the draft", "from character 2 on: yours '', expected ' it is 19, s'"),
+        ([1, 2], [1, 3], "entry 1: yours 2, expected 3"),
+        ([1], [1, 3], "it has 1 entries, expected 2"),
+        ({"a": 1}, {"a": 2}, "`a`: yours 1, expected 2"),
+        ({"a": 1}, {"b": 1}, "it has the keys ['a'], expected ['b']"),
+        ("1", 1, "it is a string, expected a number"),
+        (True, "yes", "it is True or False, expected a string"),
     ],
 )
 def test_difference(got, expected, words):

@@ -27,7 +27,7 @@ _FORMAT = PromptFormat(system=None, refinement="{question}[{draft}]")
 
 
 class _Recorded(ScriptedSampler):
-    """A scripted sampler that notes what it was asked, and whose old log-probs are those of the policy."""
+    """A scripted sampler that notes what it was asked; it samples from a slightly older policy."""
 
     def __init__(self, texts: list[str], log_probs_of: LogProbsOf) -> None:
         super().__init__(texts, prompt_format=_FORMAT)
@@ -38,7 +38,8 @@ class _Recorded(ScriptedSampler):
         """The next texts; see `ScriptedSampler`."""
         samples = super().sample(prompts, num_samples)
         self.asked.append([num_samples, [messages[-1]["content"] for messages in prompts]])
-        samples.log_probs.copy_(self._log_probs_of(prompts, samples).detach())
+        # Not the same policy: at ratio 1 every loss is 0, whatever its sign.
+        samples.log_probs.copy_(0.98 * self._log_probs_of(prompts, samples).detach())
         return samples
 
 
