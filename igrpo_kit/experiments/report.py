@@ -36,7 +36,7 @@ from igrpo_kit.experiments.ablations import best_learning_rates
 from igrpo_kit.experiments.experiment import Experiment, record_folders
 from igrpo_kit.experiments.presets import committed
 from igrpo_kit.experiments.regimes import natural, revision
-from igrpo_kit.experiments.regimes.predictions import judged, outcome_table
+from igrpo_kit.experiments.regimes.predictions import Outcome, judged, outcome_table
 from igrpo_kit.experiments.regimes.tables import (
     MAIN,
     controls_table,
@@ -313,15 +313,15 @@ def _revision_predictions() -> str:
     return outcome_table(judged({name: committed(name)[1] for name in names}))
 
 
-def _natural() -> str:
+def _natural(preset: str, judge: Callable[[Sequence[Record]], list[Outcome]]) -> str:
     """Each kind of base on its own, and the predictions."""
-    _, records, _ = committed("natural-results-first-4x3")
+    _, records, _ = committed(preset)
     bases = {"Bases 0 and 2, the counterexample": True, "Base 1, where p is common": False}
     shown = [
         f"{title}:\n\n{read_out_table([r for r in records if (r.seed in natural.COUNTEREXAMPLE) == counted])}"
         for title, counted in bases.items()
     ]
-    return "\n\n".join([*shown, outcome_table(natural.natural_judged(records))])
+    return "\n\n".join([*shown, outcome_table(judge(records))])
 
 
 def _is_committed(name: str) -> bool:
@@ -335,7 +335,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "revision-rates": _revision_rates,
     "revision-controls": _revision_controls,
     "revision-predictions": _revision_predictions,
-    "natural": _natural,
+    "natural": partial(_natural, "natural-results-first-4x3", natural.natural_judged),
+    "natural-low": partial(_natural, "natural-results-first-4x3-low", natural.low_rates_judged),
     "summary": _summary,
     "costs": _costs,
     "cost-model": _cost_model,

@@ -1,5 +1,6 @@
 # All public names of this package. Type checkers read this list; each module is imported on first use.
 from .natural import COUNTEREXAMPLE as COUNTEREXAMPLE
+from .natural import low_rates_judged as low_rates_judged
 from .natural import natural_judged as natural_judged
 from .predictions import Outcome as Outcome
 from .predictions import crossing as crossing
