@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 
 from igrpo_kit.classroom._grade_worker import serve
 from igrpo_kit.classroom.answers import Mistake, NotWritten
-from igrpo_kit.classroom.exercise import Exercise, FunctionCheck, Result, judge
+from igrpo_kit.classroom.exercise import KITS_OWN, Exercise, FunctionCheck, Result, judge
 from igrpo_kit.classroom.exercises import EXERCISES
 from igrpo_kit.classroom.transport import decode, encode
 
@@ -161,7 +161,9 @@ def _judge_in(submission: _Submission, exercise: Exercise) -> Result:
             answer = submission.ask(name, None)
     except Mistake as mistake:
         return Result.failed(exercise.name, mistake)
-    return judge(exercise, answer)
+    result = judge(exercise, answer)
+    own = result and isinstance(exercise.verify, FunctionCheck) and submission.ask(name, None) is True
+    return replace(result, hint=KITS_OWN) if own else result
 
 
 def _grade(submission: _Submission, exercise: Exercise, student: str, notebook: str) -> ExerciseGrade:
