@@ -3,8 +3,12 @@
 Values are plain Python, NumPy arrays and torch tensors; the words are for learners.
 """
 
+import ast
 import copy
 import ctypes
+import functools
+import inspect
+import textwrap
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -196,3 +200,63 @@ def _numeric_difference(got: Any, expected: Any, tolerance: float) -> str:
     where = tuple(np.argwhere(~agree)[0].tolist())
     place = {0: "", 1: "entry {}: ", 2: "row {}, column {}: "}.get(len(where), f"{list(where)}: ")
     return place.format(*where) + f"yours {shown(mine[where])}, expected {shown(right[where])}"
+
+
+_LONG = 50
+"""parts of an expression or statement; anyone writes shorter code alike"""
+
+
+def is_the_kits(function: Any, reference: Callable[..., Any]) -> bool:
+    """Whether an answer is the kit's own function, only calls it, or has its code but for names.
+
+    It compares what is written: code that is paraphrased is not found, nor is code of a few terms, which many
+    write alike. Without a source, as in `exec`, only the kit's object itself is found.
+    """
+    if str(getattr(function, "__module__", "")).startswith("igrpo_kit."):
+        return True
+    mine, kits = _written(function), _written(reference)
+    called = _called(mine, function)
+    if called is not None and called in (reference, _called(kits, reference)):
+        return True
+    dumps = ["".join(map(ast.dump, statements)) for statements in (mine, kits)]
+    return dumps[0] == dumps[1] and sum(1 for statement in kits for _ in ast.walk(statement)) >= _LONG
+
+
+class _Numbered(ast.NodeTransformer):
+    """A function's arguments and locals by number."""
+
+    def __init__(self, function: ast.FunctionDef | ast.Lambda) -> None:
+        nodes = list(ast.walk(function))
+        names = [node.arg for node in nodes if isinstance(node, ast.arg)]
+        names += [n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+        self.numbers = {name: f"_{i}" for i, name in enumerate(dict.fromkeys(names))}
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        return ast.Name(self.numbers.get(node.id, node.id), node.ctx)
+
+
+def _written(function: Any) -> list[ast.stmt]:
+    """The statements of a function, its names by number and without its docstring; [] without a source."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, SyntaxError, TypeError):
+        return []
+    node = next((n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.Lambda)), None)
+    if node is None:
+        return []
+    if isinstance(node, ast.Lambda):
+        return [ast.Return(_Numbered(node).visit(node.body))]
+    return _Numbered(node).visit(node).body[ast.get_docstring(node) is not None :]
+
+
+def _called(written: Sequence[ast.stmt], function: Any) -> Any:
+    """The function that a single statement hands names to, also as float(...); None if it does more."""
+    match written:
+        case [ast.Return(ast.Call(ast.Name("float"), [ast.Call() as call]) | (ast.Call() as call))]:
+            values = [*call.args, *(keyword.value for keyword in call.keywords)]
+            if all(isinstance(value, ast.Name) for value in values):
+                first, *rest = ast.unparse(call.func).split(".")
+                return functools.reduce(
+                    lambda found, name: getattr(found, name, None), rest, function.__globals__.get(first)
+                )
+    return None

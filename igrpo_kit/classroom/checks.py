@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from igrpo_kit.classroom.answers import Mistake, within
-from igrpo_kit.classroom.exercise import FunctionCheck, Result, judge
+from igrpo_kit.classroom.answers import Mistake, is_the_kits, within
+from igrpo_kit.classroom.exercise import KITS_OWN, FunctionCheck, Result, judge
 from igrpo_kit.classroom.exercises import EXERCISES
 from igrpo_kit.classroom.student import solution
 
@@ -41,10 +41,12 @@ def check(name: str, answer: Any) -> Result:
     exercise = EXERCISES[name]
 
     def verdict() -> Result:
-        wanted = answer
-        if isinstance(exercise.verify, FunctionCheck) and answer is not None and answer is not ...:
-            wanted = exercise.verify.probed(answer)
-        return judge(exercise, wanted)
+        verify = exercise.verify
+        if not isinstance(verify, FunctionCheck) or answer is None or answer is ...:
+            return judge(exercise, answer)
+        result = judge(exercise, verify.probed(answer))
+        own = result and is_the_kits(answer, verify.reference)
+        return replace(result, hint=KITS_OWN) if own else result
 
     try:
         result = within(SECONDS, verdict)

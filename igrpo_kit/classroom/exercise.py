@@ -190,6 +190,10 @@ _SHOWN = {
 }  # fmt: skip
 
 
+KITS_OWN = "This is the kit's own function, or its code"
+"""said of an answer that passes; it is no less right"""
+
+
 @dataclass(frozen=True)
 class Result:
     """What a check says; a notebook shows it below the cell."""
@@ -197,6 +201,7 @@ class Result:
     name: str
     status: Status
     hint: str
+    """what is wrong; of what passed, KITS_OWN if it is"""
     solution: str = ""
     """source to be shown folded away, once there have been several wrong answers"""
 

@@ -35,7 +35,7 @@ from tqdm.auto import tqdm
 
 from igrpo_kit.classroom._grade_worker import serve
 from igrpo_kit.classroom.answers import Mistake, NotWritten
-from igrpo_kit.classroom.exercise import Exercise, FunctionCheck, Result, judge
+from igrpo_kit.classroom.exercise import KITS_OWN, Exercise, FunctionCheck, Result, judge
 from igrpo_kit.classroom.exercises import EXERCISES
 from igrpo_kit.classroom.transport import decode, encode
 
@@ -202,13 +202,15 @@ def _lesson_of(path: Path) -> str:
 
 
 def _judge_in(submission: _Submission, exercise: Exercise) -> Result:
-    name = f"my_{exercise.name}"
+    name, is_function = f"my_{exercise.name}", isinstance(exercise.verify, FunctionCheck)
     try:
-        if isinstance(exercise.verify, FunctionCheck):
+        if is_function:
             answer: Any = lambda *arguments: submission.ask(name, arguments)  # noqa: E731
         else:
             answer = submission.ask(name, None)
-        return judge(exercise, answer)
+        result = judge(exercise, answer)
+        own = result and is_function and submission.ask(name, None) is True
+        return replace(result, hint=KITS_OWN) if own else result
     except GradingError:
         raise
     except Mistake as mistake:

@@ -17,12 +17,14 @@ import pytest
 import torch
 from scipy.special import softmax
 
+from igrpo_kit import group_advantages
 from igrpo_kit.classroom import checks
 from igrpo_kit.classroom.answers import Mistake, NotWritten, call, mismatch, within
 from igrpo_kit.classroom.checks import check, scoreboard, use
-from igrpo_kit.classroom.exercise import FunctionCheck, Result, ValueCheck, judge
+from igrpo_kit.classroom.exercise import KITS_OWN, FunctionCheck, Result, ValueCheck, judge
 from igrpo_kit.classroom.exercises import EXERCISES
 from igrpo_kit.classroom.exercises.lesson03 import score
+from igrpo_kit.classroom.exercises.lesson11 import NEVER
 from igrpo_kit.classroom.student import (
     solution,
     solutions_in,
@@ -30,6 +32,8 @@ from igrpo_kit.classroom.student import (
     without_solutions,
     write_student_copies,
 )
+from igrpo_kit.core import advantages
+from igrpo_kit.core.toy import best_of_n_probability
 
 ROOT = Path(__file__).parents[2]
 COPIES, SOURCES = ROOT / "notebooks", ROOT / "notebooks" / "solutions"
@@ -182,6 +186,51 @@ def test_a_late_answer_is_not_taken():
     with pytest.raises(Mistake, match="no answer after"):
         within(0.05, lambda: time.sleep(0.5) or 7)
     assert within(60, lambda: 7) == 7
+
+
+def by_hand(p, n):
+    """1 - (1 - p)^n, as anyone would write it."""
+    return 1 - (1 - p) ** n
+
+
+def renamed(steps: list[int | None]) -> int:
+    there = sorted(s for s in steps if s is not None)
+    half = (len(steps) + 1) // 2
+    return there[half - 1] if len(there) >= half else -1
+
+
+def renamed_with_the_kits_constant(first):
+    """The kit's source with other names."""
+    there = sorted(a for a in first if a is not None)
+    half = (len(first) + 1) // 2
+    return there[half - 1] if len(there) >= half else NEVER
+
+
+def handed_on(rewards):
+    return advantages.group_advantages(rewards)
+
+
+def regrouped(prompts, rewards, group_size):
+    return group_advantages(rewards.view(-1, group_size)).flatten()
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "own"),
+    [
+        ("group_advantages", group_advantages, True),
+        ("group_advantages", lambda rewards: group_advantages(rewards), True),
+        ("group_advantages", handed_on, True),
+        ("best_of_n", lambda p, n: float(best_of_n_probability(p, n)), True),
+        ("median_step", renamed_with_the_kits_constant, True),
+        ("median_step", renamed, False),
+        ("best_of_n", by_hand, False),
+        ("bug_group_by_text", regrouped, False),  # it calls the kit's, and does the exercise's part itself
+        ("k3_kl", eval("lambda a, b: (b - a).exp() - (b - a) - 1"), False),  # without a source
+    ],
+)
+def test_the_kits_own_function_is_flagged_not_failed(name, answer, own):
+    result = check(name, answer)
+    assert result.status == "passed" and result.hint == (KITS_OWN if own else "")
 
 
 def test_a_hint_cannot_act_on_the_page():

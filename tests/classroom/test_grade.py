@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from igrpo_kit.classroom.answers import Mistake, mismatch
+from igrpo_kit.classroom.exercise import KITS_OWN
 from igrpo_kit.classroom.exercises import EXERCISES
 from igrpo_kit.classroom.grade import (
     COLUMNS,
@@ -52,6 +53,15 @@ def test_right_and_wrong(tmp_path):
     grade = grade_of(submit(tmp_path, "b", POPULATION))
     assert (grade.points, grade.status) == (0, "not yet right")
     assert "population standard deviation" in grade.hint
+
+
+def test_the_kits_own_function_earns_its_points_and_is_flagged(tmp_path):
+    call = (
+        "from igrpo_kit import group_advantages\ndef my_group_advantages(r):\n    return group_advantages(r)"
+    )
+    grade = grade_of(submit(tmp_path, "a", call))
+    assert (grade.points, grade.status, grade.hint) == (1, "passed", KITS_OWN)
+    assert grade_of(submit(tmp_path, "b", RIGHT)).hint == ""
 
 
 def test_an_empty_stub_and_a_missing_answer_earn_nothing(tmp_path):
