@@ -35,6 +35,7 @@ def test_the_committed_experiments():
         "ablation-beta", "ablation-completions", "ablation-lr-addition", "ablation-lr-countdown",
         "ablation-objective", "ablation-step-size", "addition-cpu", "baselines-cpu", "best-lr-addition",
         "best-lr-countdown", "countdown-cpu", "graded-cpu", "natural-results-first-4x3",
+        "natural-results-first-4x3-low",
         "revision-12", "revision-12-lr", "revision-15", "revision-15-lr", "revision-15-shared",
         "revision-19", "revision-19-controls", "revision-19-fresh", "revision-19-lr", "revision-19-prefix",
         "revision-19-rates", "revision-19-shifted",
