@@ -18,7 +18,7 @@ import torch
 from scipy.special import softmax
 
 from igrpo_kit import group_advantages
-from igrpo_kit.classroom import checks
+from igrpo_kit.classroom import checks, exercises
 from igrpo_kit.classroom.answers import Mistake, NotWritten, call, mismatch, within
 from igrpo_kit.classroom.checks import check, scoreboard, use
 from igrpo_kit.classroom.exercise import KITS_OWN, FunctionCheck, Result, ValueCheck, judge
@@ -373,17 +373,24 @@ def test_somebodys_work_is_never_replaced_unasked(tmp_path):
 def test_the_scoreboard_counts_what_passed_and_names_the_next(monkeypatch):
     monkeypatch.setattr(checks, "_latest", {})
     names = [e.name for e in EXERCISES.values() if e.lesson == "01"]
-    assert names[:2] == ["best_of_n", "jensen"]
+    assert names[:2] == ["best_of_n", "drafts_needed"]
     assert repr(scoreboard("01")) == "0 of 5 passed, next: best_of_n"
     check("best_of_n", lambda p, n: 1 - (1 - p) ** n)
     check("jensen", "higher")
-    assert repr(scoreboard("01")) == "1 of 5 passed, next: jensen"
+    assert repr(scoreboard("01")) == "1 of 5 passed, next: drafts_needed"
     assert scoreboard("01")._repr_html_().count("not written yet") == 3
     check("jensen", "lower")
     check("best_of_n", lambda p, n: p)  # the last verdict counts
     assert repr(scoreboard("01")) == "1 of 5 passed, next: best_of_n"
     with pytest.raises(LookupError, match="lesson '00' has no exercise; those that have: 01, 02, 03"):
         scoreboard("00")
+
+
+@pytest.mark.parametrize("lesson", [m for m in vars(exercises).values() if hasattr(m, "EXERCISES")])
+def test_exercises_are_listed_in_the_order_of_their_notebook(lesson):
+    """The scoreboard names the next one by this order."""
+    listed = [exercise.name for exercise in lesson.EXERCISES]
+    assert listed == [name for name in CELLS if name in listed]
 
 
 def test_the_third_wrong_answer_brings_the_solution(monkeypatch):

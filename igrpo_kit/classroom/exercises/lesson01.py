@@ -145,8 +145,8 @@ _JENSEN = ValueCheck(
 
 EXERCISES = [
     Exercise("best_of_n", "01", "code", difficulty=1, minutes=5, verify=_BEST_OF_N),
+    Exercise("drafts_needed", "01", "code", difficulty=2, minutes=8, verify=_DRAFTS_NEEDED),
     Exercise("jensen", "01", "prediction", difficulty=1, minutes=3, verify=_JENSEN),
     Exercise("pass_at_k", "01", "code", difficulty=2, minutes=10, verify=_PASS_AT_K),
-    Exercise("drafts_needed", "01", "code", difficulty=2, minutes=8, verify=_DRAFTS_NEEDED),
     Exercise("dead_group", "01", "code", difficulty=1, minutes=4, verify=_DEAD_GROUP),
 ]

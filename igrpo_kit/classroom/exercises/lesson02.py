@@ -141,6 +141,6 @@ _JUDGE_FAILED = ValueCheck(
 EXERCISES = [
     Exercise("last_boxed", "02", "code", difficulty=3, minutes=15, verify=_LAST_BOXED),
     Exercise("tied_draft", "02", "prediction", difficulty=1, minutes=3, verify=_TIED_DRAFT),
-    Exercise("bug_generous_reward", "02", "bug", difficulty=2, minutes=8, verify=_BUG_GENEROUS_REWARD),
     Exercise("judge_failed", "02", "prediction", difficulty=1, minutes=2, verify=_JUDGE_FAILED),
+    Exercise("bug_generous_reward", "02", "bug", difficulty=2, minutes=8, verify=_BUG_GENEROUS_REWARD),
 ]

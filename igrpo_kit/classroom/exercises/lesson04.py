@@ -250,11 +250,11 @@ _LOSS_VALUE = ValueCheck(
 
 EXERCISES = [
     Exercise("group_advantages", "04", "code", difficulty=1, minutes=5, verify=_AS_IN_EQ_4),
-    Exercise("bug_mask", "04", "bug", difficulty=2, minutes=10, verify=_BUG_MASK),
-    Exercise("loss_value", "04", "prediction", difficulty=1, minutes=2, verify=_LOSS_VALUE),
-    Exercise("clipped_surrogate", "04", "code", difficulty=2, minutes=10, verify=_CLIPPED_SURROGATE),
-    Exercise("k3_kl", "04", "code", difficulty=1, minutes=5, verify=_K3_KL),
-    Exercise("sequence_mean", "04", "code", difficulty=2, minutes=8, verify=_SEQUENCE_MEAN),
     Exercise("bug_ddof", "04", "bug", difficulty=1, minutes=5, verify=_AS_IN_EQ_4),
+    Exercise("bug_mask", "04", "bug", difficulty=2, minutes=10, verify=_BUG_MASK),
     Exercise("bug_temperature", "04", "bug", difficulty=2, minutes=8, verify=_BUG_TEMPERATURE),
+    Exercise("loss_value", "04", "prediction", difficulty=1, minutes=2, verify=_LOSS_VALUE),
+    Exercise("k3_kl", "04", "code", difficulty=1, minutes=5, verify=_K3_KL),
+    Exercise("clipped_surrogate", "04", "code", difficulty=2, minutes=10, verify=_CLIPPED_SURROGATE),
+    Exercise("sequence_mean", "04", "code", difficulty=2, minutes=8, verify=_SEQUENCE_MEAN),
 ]

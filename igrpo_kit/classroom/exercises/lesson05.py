@@ -270,8 +270,8 @@ _MATCHED_BUDGET = ValueCheck(
 
 EXERCISES = [
     Exercise("select_best_draft", "05", "code", difficulty=1, minutes=5, verify=_SELECT_BEST_DRAFT),
-    Exercise("refinement_prompt", "05", "code", difficulty=1, minutes=5, verify=_REFINEMENT_PROMPT),
     Exercise("matched_budget", "05", "prediction", difficulty=1, minutes=2, verify=_MATCHED_BUDGET),
+    Exercise("refinement_prompt", "05", "code", difficulty=1, minutes=5, verify=_REFINEMENT_PROMPT),
     Exercise("bug_draft_tokens", "05", "bug", difficulty=2, minutes=8, verify=_BUG_DRAFT_TOKENS),
     Exercise("bug_ratio", "05", "bug", difficulty=2, minutes=8, verify=_BUG_RATIO),
     Exercise("bug_group_by_text", "05", "bug", difficulty=2, minutes=10, verify=_BUG_GROUP_BY_TEXT),

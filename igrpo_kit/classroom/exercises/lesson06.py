@@ -107,7 +107,7 @@ _SAME_ALGORITHM = ValueCheck(
 )
 
 EXERCISES = [
-    Exercise("copy_rate", "06", "code", difficulty=1, minutes=5, verify=_COPY_RATE),
     Exercise("paired_interval", "06", "code", difficulty=3, minutes=12, verify=_PAIRED_INTERVAL),
     Exercise("same_algorithm", "06", "prediction", difficulty=2, minutes=3, verify=_SAME_ALGORITHM),
+    Exercise("copy_rate", "06", "code", difficulty=1, minutes=5, verify=_COPY_RATE),
 ]

@@ -142,6 +142,6 @@ _EQUAL_WHAT = ValueCheck(
 EXERCISES = [
     Exercise("entropy", "09", "code", difficulty=1, minutes=8, verify=_ENTROPY),
     Exercise("equal_what", "09", "prediction", difficulty=2, minutes=3, verify=_EQUAL_WHAT),
-    Exercise("transitions", "09", "code", difficulty=1, minutes=6, verify=_TRANSITIONS),
     Exercise("majority", "09", "code", difficulty=2, minutes=6, verify=_MAJORITY),
+    Exercise("transitions", "09", "code", difficulty=1, minutes=6, verify=_TRANSITIONS),
 ]

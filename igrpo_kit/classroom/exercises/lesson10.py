@@ -153,8 +153,8 @@ _ESTIMATOR_BIAS = ValueCheck(
 )
 
 EXERCISES = [
+    Exercise("reachable", "10", "code", difficulty=2, minutes=12, verify=_REACHABLE),
     Exercise("standard_error", "10", "code", difficulty=1, minutes=5, verify=_STANDARD_ERROR),
     Exercise("error_of_mean", "10", "code", difficulty=1, minutes=3, verify=_ERROR_OF_MEAN),
-    Exercise("reachable", "10", "code", difficulty=2, minutes=12, verify=_REACHABLE),
     Exercise("estimator_bias", "10", "prediction", difficulty=2, minutes=4, verify=_ESTIMATOR_BIAS),
 ]
