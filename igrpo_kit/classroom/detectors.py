@@ -365,9 +365,13 @@ def misuses(
             along = with_argument(i, lambda x: x.T.contiguous() if isinstance(x, torch.Tensor) else x.T)
             words = f"`{name}` is read along the wrong axis"
             yield words, along
-            yield words, lambda *a, along=along: along(*a).T
+            yield words, lambda *a, along=along: _other_way_round(along(*a))
         if kind is float or getattr(argument, "dtype", None) in _FLOATS:
             yield f"the sign of `{name}` is reversed", with_argument(i, lambda x: -x)
+
+
+def _other_way_round(result: Any) -> Any:
+    return result.T if getattr(result, "ndim", 0) == 2 else None
 
 
 def moved(argument: Any) -> Any:

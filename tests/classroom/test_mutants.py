@@ -95,6 +95,16 @@ def last_off(x: np.ndarray) -> np.ndarray:
     return x
 
 
+def every_second(x: np.ndarray) -> np.ndarray:
+    x.flat[1::2] = 0
+    return x
+
+
+def two_exchanged(x: np.ndarray) -> np.ndarray:
+    x.flat[:2] = x.flat[:2][::-1].copy()
+    return x
+
+
 LATE: dict[str, Callable[[Any], Any]] = {
     "detached": lambda x: x.detach() if isinstance(x, torch.Tensor) else x,
     "in half precision": lambda x: float(np.float16(x)) if type(x) is float else on_array(np.float16)(x),
@@ -110,8 +120,33 @@ LATE: dict[str, Callable[[Any], Any]] = {
     "the last entry a little off": on_array(last_off),
 }
 """written last, when checks and hints were finished"""
+LATEST: dict[str, Callable[[Any], Any]] = {
+    "every second entry is 0": on_array(every_second),
+    "the first row for every row": on_array(lambda x: np.broadcast_to(x[:1], x.shape)),
+    "the first two entries exchanged": on_array(two_exchanged),
+    "minus its own mean": on_array(lambda x: x - x.mean()),
+    "only the sign": lambda x: float(np.sign(x)) if type(x) is float else on_array(np.sign)(x),
+    "in percent": lambda x: 100 * x if is_number(x) else x,
+    "cut off after the point": lambda x: float(int(x)) if type(x) is float else on_array(np.trunc)(x),
+    "the largest for every entry": on_array(lambda x: np.full_like(x, x.max())),
+    "a little off everywhere": lambda x: x + 0.002 if type(x) is float else on_array(lambda a: a + 0.002)(x),
+    "twice over": lambda x: x + x if isinstance(x, str | list) else x,
+    "in capitals": lambda x: x.upper() if isinstance(x, str) else x,
+}
+"""written after the hints for `LATE`; nothing was changed for them"""
 
 NAMES = {
+    "every second entry is 0": "second",
+    "the first row for every row": "first row",
+    "the first two entries exchanged": "order",
+    "minus its own mean": "mean|by .* in every case",
+    "only the sign": "sign",
+    "in percent": "factor of 100",
+    "cut off after the point": "round",
+    "the largest for every entry": "every entry",
+    "a little off everywhere": "nearly|too large by 0.002",
+    "twice over": "too long|too early",
+    "in capitals": "upper",
     "detached": "gradient|every entry is 0",
     "in half precision": "round|nearly",
     "clipped to [0, 1]": "clip|become 1|become 0|every entry is|always",
@@ -171,7 +206,7 @@ def wrong_variants(check: FunctionCheck) -> dict[str, Callable[..., Any]]:
     reference = check.reference
     found = {
         name: lambda *a, change=change: in_leaves(change, reference(*a))
-        for name, change in (WRONG | LATE).items()
+        for name, change in (WRONG | LATE | LATEST).items()
     }
     some = check.typed[0][0] if check.typed else check.random(np.random.default_rng(0))[0]
     for i, j in combinations(range(len(some)), 2):
