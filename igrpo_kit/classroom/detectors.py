@@ -131,7 +131,6 @@ CHANGES: Changes = [
     ("that is exp of what is asked for", np.exp),
     ("negative results have lost their sign", np.abs),
     ("negative results have become 0", lambda x: np.maximum(x, 0)),
-    ("rows and columns are exchanged", _transposed),
     ("results above 1 have become 1", lambda x: np.minimum(x, 1)),
     ("results are clipped: none is below 0 or above 1", lambda x: np.clip(x, 0, 1)),
     ("the entries are running sums along the last axis", lambda x: np.cumsum(x, -1)),
